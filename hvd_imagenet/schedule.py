@@ -1,0 +1,110 @@
+"""The learning rate as a pure function of the global step.
+
+Goyal et al. 2017, "Accurate, Large Minibatch SGD: Training ImageNet in 1
+Hour" (arXiv 1706.02677): the linear scaling rule (section 2.1), the warmup
+(section 2.2) and the step schedule (section 5.1). Nothing here keeps state, so
+a resumed run needs to restore none.
+"""
+
+import bisect
+import dataclasses
+import math
+
+
+def linear_scaling(
+    base_learning_rate: float, base_batch_size: int, global_batch_size: int
+) -> float:
+    """Learning rate for `global_batch_size` images per step.
+
+    Goyal 2017, section 2.1: when the minibatch is multiplied by k, multiply
+    the learning rate by k.
+    """
+    return base_learning_rate * global_batch_size / base_batch_size
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Warmup:
+    """The rate of the first steps.
+
+    Attributes:
+        start: rate of step 0; Goyal's is that of a single server, 0.1.
+        target: rate of step `steps`, where the normal schedule takes over.
+        steps: number of steps; 0 for no warmup.
+        gradual: rise by a constant amount per step, or else keep `start`.
+    """
+
+    start: float
+    target: float
+    steps: int
+    gradual: bool = True
+
+    def __call__(self, step: int) -> float:
+        """Rate of `step`, for 0 <= step < steps."""
+        if not self.gradual:
+            return self.start
+        return self.start + (self.target - self.start) * step / self.steps
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Constant:
+    """A rate that never changes."""
+
+    def __call__(self, step: int) -> float:
+        """Multiplier of the peak rate at `step`."""
+        del step
+        return 1.0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Steps:
+    """x `factor` from every one of the `boundaries` on.
+
+    Attributes:
+        boundaries: steps, counted from the start of the run, rising.
+        factor: multiplier at each boundary.
+    """
+
+    boundaries: tuple[int, ...]
+    factor: float
+
+    def __call__(self, step: int) -> float:
+        """Multiplier of the peak rate at `step`."""
+        return self.factor ** bisect.bisect_right(self.boundaries, step)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Cosine:
+    """Half a cosine from 1 at step `start` to 0 at step `end`.
+
+    Loshchilov and Hutter 2017, "SGDR" (arXiv 1608.03983), equation 5, without
+    restarts.
+    """
+
+    start: int
+    end: int
+
+    def __call__(self, step: int) -> float:
+        """Multiplier of the peak rate at `step`."""
+        done = (step - self.start) / max(1, self.end - self.start)
+        return 0.5 * (1.0 + math.cos(math.pi * min(max(done, 0.0), 1.0)))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """The rate of every step: a warmup, then `decay` of the peak rate.
+
+    Attributes:
+        peak: rate by the linear scaling rule.
+        warmup: rate of the steps below `warmup.steps`.
+        decay: multiplier of `peak` at every step from there on.
+    """
+
+    peak: float
+    warmup: Warmup
+    decay: Constant | Steps | Cosine
+
+    def __call__(self, step: int) -> float:
+        """Learning rate of `step`, counted from 0 over the whole run."""
+        if step < self.warmup.steps:
+            return self.warmup(step)
+        return self.peak * self.decay(step)

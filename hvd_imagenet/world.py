@@ -1,0 +1,62 @@
+"""Where a process runs: its rank and the number of processes."""
+
+from collections.abc import Mapping
+import dataclasses
+
+# Set for every worker by horovodrun (Gloo), Open MPI's and MPICH's mpirun.
+_LAUNCHER_VARIABLES = (
+    "HOROVOD_SIZE",
+    "OMPI_COMM_WORLD_SIZE",
+    "PMI_SIZE",
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class World:
+    """The place of one process among all processes of the job.
+
+    Attributes:
+        rank: number of this process, 0 to `size` - 1.
+        size: number of processes.
+        local_rank: number of this process on its host, 0 to `local_size` - 1.
+        local_size: number of processes on this host.
+    """
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+    local_size: int = 1
+
+    def __post_init__(self):
+        if not 0 <= self.rank < self.size:
+            raise ValueError(
+                f"rank {self.rank} is outside 0 to {self.size - 1}, the ranks"
+                f" of {self.size} processes."
+            )
+        if not 0 <= self.local_rank < self.local_size <= self.size:
+            raise ValueError(
+                f"local rank {self.local_rank} of {self.local_size} does not"
+                f" fit a world of {self.size} processes."
+            )
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is rank 0, which writes the run directory."""
+        return self.rank == 0
+
+
+def launched_size(environ: Mapping[str, str]) -> int | None:
+    """Number of processes a launcher started, None without a launcher."""
+    for variable in _LAUNCHER_VARIABLES:
+        if variable in environ:
+            return int(environ[variable])
+    return None
+
+
+def launched_rank(environ: Mapping[str, str]) -> int:
+    """This process's rank by its launcher's environment, 0 without one."""
+    for variable in _LAUNCHER_VARIABLES:
+        name = variable.removesuffix("_SIZE") + "_RANK"
+        if name in environ:
+            return int(environ[name])
+    return 0
