@@ -8,7 +8,9 @@ from these fields.
 """
 
 from collections.abc import Iterator
+from collections.abc import Mapping
 import dataclasses
+import json
 import math
 import types
 import typing
@@ -468,3 +470,25 @@ class Config:
             for field in dataclasses.fields(group)
             if field.metadata["knob"].recipe
         }
+
+
+def require_same(
+    saved: Mapping[str, Any], asked: Mapping[str, Any], where: str
+) -> None:
+    """Compares what a run was begun with and what is asked for now.
+
+    Raises:
+        ValueError: lists every difference.
+    """
+    # Through JSON, as `saved` was: tuples become lists.
+    saved, asked = (json.loads(json.dumps(dict(f))) for f in (saved, asked))
+    differences = [
+        f"{name} was {saved.get(name)} and is {asked.get(name)} now"
+        for name in sorted(saved.keys() | asked.keys())
+        if saved.get(name) != asked.get(name)
+    ]
+    if differences:
+        raise ValueError(
+            f"{where} is of another recipe: {'; '.join(differences)}. Choose"
+            " another --workdir, or ask for the same."
+        )

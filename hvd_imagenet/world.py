@@ -51,12 +51,3 @@ def launched_size(environ: Mapping[str, str]) -> int | None:
         if variable in environ:
             return int(environ[variable])
     return None
-
-
-def launched_rank(environ: Mapping[str, str]) -> int:
-    """This process's rank by its launcher's environment, 0 without one."""
-    for variable in _LAUNCHER_VARIABLES:
-        name = variable.removesuffix("_SIZE") + "_RANK"
-        if name in environ:
-            return int(environ[name])
-    return 0

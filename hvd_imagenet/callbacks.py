@@ -1,0 +1,348 @@
+"""Keras callbacks: state from rank 0, learning rate, log, checkpoints.
+
+`BroadcastState`, `LinearScaling` and `Warmup` serve any Keras 3 model under
+`model.fit` too; the others know the trainer.
+"""
+
+from collections.abc import Callable
+from collections.abc import Mapping
+from collections.abc import Sequence
+import dataclasses
+import math
+import time
+from typing import Any
+
+import keras
+import numpy as np
+
+from hvd_imagenet import schedule as schedule_lib
+from hvd_imagenet.checkpoints import Checkpoints
+from hvd_imagenet.dataset import Batches
+from hvd_imagenet.distributed import Processes
+from hvd_imagenet.plan import Plan
+from hvd_imagenet.runlog import NullRunLog
+from hvd_imagenet.trainer import Totals
+from hvd_imagenet.trainer import Trainer
+
+
+class BroadcastState(keras.callbacks.Callback):
+    """Gives all ranks rank 0's weights, statistics and optimizer state."""
+
+    def __init__(self, processes: Processes):
+        super().__init__()
+        self._processes = processes
+
+    def on_train_begin(self, logs=None):
+        optimizer = self.model.optimizer
+        if not optimizer.built:
+            optimizer.build(self.model.trainable_variables)
+        self._processes.broadcast(
+            [*self.model.variables, *optimizer.variables]
+        )
+
+
+class _LearningRate(keras.callbacks.Callback):
+    """Sets the rate of a step before it, by a pure function of the step."""
+
+    def __init__(self, first_step: int | None = None):
+        """Says which step is the first.
+
+        Args:
+            first_step: global step at the beginning of training. Default: the
+                optimizer's own count.
+        """
+        super().__init__()
+        self._first_step = first_step
+        self._step = 0
+
+    def rate(self, step: int) -> float | None:
+        """Learning rate of a global step, None to leave it as it is."""
+        raise NotImplementedError
+
+    def on_train_begin(self, logs=None):
+        self._step = self._first_step
+        if self._step is None:
+            self._step = int(self.model.optimizer.iterations)
+
+    def on_train_batch_begin(self, batch, logs=None):
+        rate = self.rate(self._step)
+        if rate is not None:
+            self.model.optimizer.learning_rate = rate
+
+    def on_train_batch_end(self, batch, logs=None):
+        self._step += 1
+
+
+class LinearScaling(_LearningRate):
+    """The linear scaling rule, with a decay over the steps.
+
+    Goyal 2017, section 2.1: the rate grows with the images per step.
+    """
+
+    def __init__(
+        self,
+        base_learning_rate: float,
+        base_batch_size: int,
+        global_batch_size: int,
+        decay: Callable[[int], float] = schedule_lib.Constant(),  # noqa: B008
+        first_step: int | None = None,
+    ):
+        """Scales the rate.
+
+        Args:
+            base_learning_rate: rate for `base_batch_size` images per step.
+            base_batch_size: in images.
+            global_batch_size: images per step over all ranks.
+            decay: multiplier of the scaled rate by global step.
+            first_step: see the base class.
+        """
+        super().__init__(first_step)
+        self._peak = schedule_lib.linear_scaling(
+            base_learning_rate, base_batch_size, global_batch_size
+        )
+        self._decay = decay
+
+    def rate(self, step: int) -> float | None:
+        return self._peak * self._decay(step)
+
+
+class Warmup(_LearningRate):
+    """Another rate in the first steps; comes after `LinearScaling`.
+
+    Goyal 2017, section 2.2.
+    """
+
+    def __init__(
+        self, warmup: schedule_lib.Warmup, first_step: int | None = None
+    ):
+        super().__init__(first_step)
+        self._warmup = warmup
+
+    def rate(self, step: int) -> float | None:
+        return self._warmup(step) if step < self._warmup.steps else None
+
+
+class LogMetrics(keras.callbacks.Callback):
+    """Measures loss, accuracy and speed over all ranks, and logs them.
+
+    Attributes:
+        images_per_second: over the whole run, all ranks together, without
+            the first step (which traces), evaluations and checkpoints.
+    """
+
+    def __init__(
+        self,
+        trainer: Trainer,
+        processes: Processes,
+        plan: Plan,
+        batches: Batches,
+        run_log: NullRunLog,
+        *,
+        log_steps: int,
+    ):
+        super().__init__()
+        self._trainer = trainer
+        self._processes = processes
+        self._plan = plan
+        self._batches = batches
+        self._run_log = run_log
+        self._log_steps = log_steps
+        self._epoch = 0
+        self._epoch_totals = Totals(loss=0, top1=0, top5=0, examples=0)
+        self._since = None
+        self._steps = 0
+        self._all_steps = 0
+        self._all_seconds = 0.0
+
+    @property
+    def images_per_second(self) -> float | None:
+        if not self._all_steps:
+            return None
+        images = self._all_steps * self._plan.global_batch_size
+        return images / self._all_seconds
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._epoch = epoch
+        self._epoch_totals = Totals(loss=0, top1=0, top5=0, examples=0)
+        if self._since is not None:
+            self._restart_clock()
+
+    def on_train_batch_end(self, batch, logs=None):
+        done = batch + 1
+        if self._since is None:
+            # The first step traces and compiles; wait for it, then measure.
+            float(logs["loss"])
+            self._restart_clock()
+        else:
+            self._steps += 1
+        if done % self._log_steps and done != self._plan.epoch_end_step(
+            self._epoch
+        ):
+            return
+        self._log(done)
+
+    def on_epoch_end(self, epoch, logs=None):
+        step = self._plan.epoch_end_step(epoch)
+        train = self._epoch_totals.means()
+        logs.update(train)
+        words = [f"epoch {epoch + 1}/{self._plan.epochs}"]
+        words.append(f"train top-1 {train['top1']:.2%}")
+        if "val_loss" in logs:
+            validation = {
+                name.removeprefix("val_"): value
+                for name, value in logs.items()
+                if name.startswith("val_")
+            }
+            self._run_log.metrics(
+                "validation", step, {"epoch": epoch + 1, **validation}
+            )
+            words.append(
+                f"validation top-1 {validation['top1']:.2%}"
+                f" top-5 {validation['top5']:.2%}"
+                f" loss {validation['loss']:.4f}"
+            )
+        self._run_log.line(", ".join(words))
+
+    def _restart_clock(self) -> None:
+        self._batches.take_wait_seconds()
+        self._steps = 0
+        self._since = time.perf_counter()
+
+    def _log(self, done: int) -> None:
+        totals = self._trainer.take_train_totals()
+        seconds = time.perf_counter() - self._since
+        waited = self._batches.take_wait_seconds()
+        waited, skipped = self._processes.sum(
+            np.array([waited, len(self._batches.skipped)], np.float64)
+        )
+        self._epoch_totals = Totals(
+            **{
+                name: value + getattr(totals, name)
+                for name, value in dataclasses.asdict(
+                    self._epoch_totals
+                ).items()
+            }
+        )
+        values = {
+            "epoch": done
+            * self._plan.global_batch_size
+            / self._plan.train_images,
+            **totals.means(),
+            "learning_rate": self._plan.learning_rate(done - 1),
+        }
+        if self._steps:
+            images = self._steps * self._plan.global_batch_size
+            values["images_per_second"] = images / seconds
+            values["data_wait_share"] = (
+                waited / self._processes.world.size / seconds
+            )
+            self._all_steps += self._steps
+            self._all_seconds += seconds
+        if skipped:
+            values["skipped_images"] = skipped
+        scale = getattr(self.model.optimizer, "dynamic_scale", None)
+        if scale is not None:
+            values["loss_scale"] = float(scale)
+        self._run_log.metrics("train", done, values)
+        self._run_log.line(self._sentence(done, values))
+        if not math.isfinite(values["loss"]):
+            # The sum over ranks, so that all of them stop here.
+            raise FloatingPointError(
+                f"the training loss is {values['loss']} before step {done};"
+                " lower the learning rate or lengthen the warmup, and resume"
+                " from the last checkpoint."
+            )
+        self._restart_clock()
+
+    def _sentence(self, done: int, values: Mapping[str, float]) -> str:
+        words = [
+            f"step {done}/{self._plan.total_steps}",
+            f"epoch {values['epoch']:.2f}",
+            f"loss {values['loss']:.4f}",
+            f"top-1 {values['top1']:.2%}",
+            f"rate {values['learning_rate']:.4g}",
+        ]
+        if "images_per_second" in values:
+            words.append(f"{values['images_per_second']:.1f} images/s")
+            words.append(f"waiting for data {values['data_wait_share']:.0%}")
+        return ", ".join(words)
+
+
+class SaveCheckpoints(keras.callbacks.Callback):
+    """Checkpoints at epoch ends and every `every_steps` steps.
+
+    All ranks take part, as the running statistics are shared first; rank 0
+    writes.
+    """
+
+    def __init__(
+        self,
+        trainer: Trainer,
+        checkpoints: Checkpoints,
+        facts: Mapping[str, Any],
+        plan: Plan,
+        *,
+        writes: bool,
+        every_steps: int,
+    ):
+        super().__init__()
+        self._trainer = trainer
+        self._checkpoints = checkpoints
+        self._facts = facts
+        self._plan = plan
+        self._writes = writes
+        self._every_steps = every_steps
+
+    def on_train_batch_end(self, batch, logs=None):
+        done = batch + 1
+        if self._every_steps and done % self._every_steps == 0:
+            self._save(done)
+
+    def on_epoch_end(self, epoch, logs=None):
+        self._save(self._plan.epoch_end_step(epoch))
+
+    def _save(self, step: int) -> None:
+        self._trainer.sync_statistics()
+        if self._writes:
+            self._checkpoints.save(step, self._trainer.state, self._facts)
+
+
+class ProgressBar(keras.callbacks.Callback):
+    """A bar per epoch, for a terminal."""
+
+    def __init__(self, plan: Plan):
+        super().__init__()
+        self._plan = plan
+        self._bar = None
+        self._first = 0
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._bar = None
+        self._end = self._plan.epoch_end_step(epoch)
+
+    def on_train_batch_end(self, batch, logs=None):
+        if self._bar is None:
+            self._first = batch
+            self._bar = keras.utils.Progbar(self._end - batch, unit_name="step")
+        self._bar.update(
+            batch - self._first + 1, finalize=batch + 1 == self._end
+        )
+
+
+def learning_rate_callbacks(
+    plan: Plan,
+    base_learning_rate: float,
+    base_batch_size: int,
+    first_step: int,
+) -> Sequence[keras.callbacks.Callback]:
+    """Brings a plan's rates to the optimizer, step by step."""
+    return [
+        LinearScaling(
+            base_learning_rate,
+            base_batch_size,
+            plan.global_batch_size,
+            plan.schedule.decay,
+            first_step,
+        ),
+        Warmup(plan.schedule.warmup, first_step),
+    ]

@@ -1,0 +1,345 @@
+"""A plan and a source made into batches, by tf.data.
+
+Every rank reads its own micro-batches and no others: which images those are is
+arithmetic, so the pipeline has no shuffle buffer, no sharding by file and no
+state to save. Batches come in a fixed order however many threads there are.
+"""
+
+from collections.abc import Callable
+from collections.abc import Iterator
+import dataclasses
+import time
+from typing import NamedTuple
+
+from absl import logging
+import numpy as np
+import tensorflow as tf
+
+from hvd_imagenet import order
+from hvd_imagenet.config import Config
+from hvd_imagenet.plan import Plan
+from hvd_imagenet.preprocessing import make_preprocessing
+from hvd_imagenet.preprocessing import parse_example
+from hvd_imagenet.sources import Source
+from hvd_imagenet.tfrecords import CorruptRecordError
+from hvd_imagenet.world import World
+
+_PREFETCH_BATCHES = 3
+
+# (images, [n] int64; seeds of their augmentation, [n, 2] int64) of batch
+# number `number` of this rank.
+_Order = Callable[[int], tuple[np.ndarray, np.ndarray]]
+
+
+class Batch(NamedTuple):
+    """A micro-batch as it reaches the device.
+
+    Attributes:
+        images: [batch, image_size, image_size, 3] uint8, RGB.
+        labels: [batch] int32, from 0.
+        weights: [batch] float32: 1; 0 for padding and for skipped records.
+        indices: [batch] int64, number of the image in its split; -1 for
+            padding.
+    """
+
+    images: tf.Tensor
+    labels: tf.Tensor
+    weights: tf.Tensor
+    indices: tf.Tensor
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Pipeline:
+    """What training and evaluation share: read, decode, batch."""
+
+    source: Source
+    order: _Order
+    prepare_image: Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
+    image_size: int
+    config: Config
+
+    def prepare(
+        self,
+        record: tf.Tensor,
+        label: tf.Tensor,
+        index: tf.Tensor,
+        seed: tf.Tensor,
+    ) -> Batch:
+        """One record to one image; raises inside the graph what is wrong."""
+        if self.source.holds_examples:
+            record, label = parse_example(
+                record, self.config.data.label_offset
+            )
+        num_classes = self.config.model.num_classes
+        known = (0 <= label) & (label < num_classes)
+        message = (
+            f"its label is outside the {num_classes} classes of --num_classes,"
+            f" with --label_offset={self.config.data.label_offset}"
+        )
+        with tf.control_dependencies([tf.debugging.Assert(known, [message])]):
+            image = self.prepare_image(record, seed)
+        return Batch(image, label, tf.ones([]), index)
+
+    def dataset(
+        self, first: int, last: int, batch_size: int, threads: int
+    ) -> tf.data.Dataset:
+        """Batches `first` to `last` - 1 of this rank."""
+        skip = self.config.data.on_corrupt == "skip"
+
+        def read(number):
+            indices, seeds = self.order(int(number))
+            records, labels = [], []
+            for index in indices:
+                try:
+                    record, label = self.source.read(int(index))
+                except CorruptRecordError:
+                    if not skip:
+                        raise
+                    record, label = b"", -1  # Nothing decodes this.
+                records.append(record)
+                labels.append(label)
+            return (
+                np.array(records, object),
+                np.array(labels, np.int32),
+                indices,
+                seeds,
+            )
+
+        def read_in_graph(number):
+            records, labels, indices, seeds = tf.numpy_function(
+                read, [number], [tf.string, tf.int32, tf.int64, tf.int64]
+            )
+            return (
+                tf.ensure_shape(records, [None]),
+                tf.ensure_shape(labels, [None]),
+                tf.ensure_shape(indices, [None]),
+                tf.ensure_shape(seeds, [None, 2]),
+            )
+
+        # The interpreter lock lets one thread at a time build the answer, a
+        # second one waits for the disk meanwhile.
+        dataset = tf.data.Dataset.range(first, last).map(
+            read_in_graph, num_parallel_calls=2, deterministic=True
+        )
+        dataset = dataset.unbatch()
+        if skip:
+            dataset = dataset.interleave(
+                self._prepare_or_blank,
+                cycle_length=2 * threads,
+                block_length=1,
+                num_parallel_calls=threads,
+                deterministic=True,
+            )
+        else:
+            dataset = dataset.map(
+                self.prepare, num_parallel_calls=threads, deterministic=True
+            )
+        return dataset.batch(batch_size)
+
+    def _prepare_or_blank(self, record, label, index, seed):
+        """A data set of one image: a black one where `prepare` fails."""
+        shape = [self.image_size, self.image_size, 3]
+        blank = Batch(
+            tf.zeros(shape, tf.uint8), tf.constant(0), tf.zeros([]), index
+        )
+        prepared = tf.data.Dataset.from_tensors((record, label, index, seed))
+        prepared = prepared.map(self.prepare).ignore_errors()
+        return prepared.concatenate(
+            tf.data.Dataset.from_tensors(blank)
+        ).take(1)
+
+    def find_corrupt(self, number: int) -> CorruptRecordError | None:
+        """Looks for what broke batch `number`, record by record."""
+        indices, seeds = self.order(number)
+        for index, seed in zip(indices, seeds, strict=True):
+            remedy = (
+                "Repair it, or leave such records out with --on_corrupt=skip."
+            )
+            try:
+                record, label = self.source.read(int(index))
+                self.prepare(
+                    tf.constant(record),
+                    tf.constant(label, tf.int32),
+                    tf.constant(index, tf.int64),
+                    tf.constant(seed, tf.int64),
+                )
+            except CorruptRecordError as error:
+                return CorruptRecordError(f"{error} {remedy}")
+            except tf.errors.OpError as error:
+                return CorruptRecordError(
+                    f"{self.source.where(int(index))} cannot be used:"
+                    f" {_first_sentence(error)}. {remedy}"
+                )
+        return None
+
+
+class Batches:
+    """Iterates over the batches of a rank, one per call of `next`.
+
+    Attributes:
+        wait_seconds: time spent waiting for batches since `take_wait_seconds`.
+        skipped: records left out so far, by name.
+    """
+
+    def __init__(
+        self, dataset: tf.data.Dataset, pipeline: _Pipeline, first: int
+    ):
+        self._iterator = iter(dataset)
+        self._pipeline = pipeline
+        self._number = first
+        self._wait_seconds = 0.0
+        self.skipped: list[str] = []
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self
+
+    def __next__(self) -> Batch:
+        """The next batch.
+
+        Raises:
+            CorruptRecordError: a record cannot be read, decoded or has an
+                unknown label, and on_corrupt is "fail".
+        """
+        start = time.perf_counter()
+        try:
+            batch = next(self._iterator)
+        except tf.errors.OpError as error:
+            found = self._pipeline.find_corrupt(self._number)
+            raise found or error from None
+        self._wait_seconds += time.perf_counter() - start
+        self._number += 1
+        if self._pipeline.config.data.on_corrupt == "skip":
+            self._note_skipped(batch)
+        return batch
+
+    def take_wait_seconds(self) -> float:
+        """Seconds spent waiting for data since the last call."""
+        seconds, self._wait_seconds = self._wait_seconds, 0.0
+        return seconds
+
+    def _note_skipped(self, batch: Batch) -> None:
+        indices = batch.indices.numpy()
+        for index in indices[(batch.weights.numpy() == 0) & (indices >= 0)]:
+            name = self._pipeline.source.where(int(index))
+            logging.warning("skipped: %s", name)
+            self.skipped.append(name)
+
+
+def training_batches(
+    config: Config,
+    plan: Plan,
+    source: Source,
+    world: World,
+    *,
+    threads: int,
+    first_step: int = 0,
+) -> Batches:
+    """The micro-batches of a rank, from `first_step` to the end of the run.
+
+    Every step takes `plan.accumulation_steps` of them.
+    """
+    preprocessing = make_preprocessing(config.data, config.model.image_size)
+    seed = config.run.seed
+
+    def order_of(number: int) -> tuple[np.ndarray, np.ndarray]:
+        step, index = divmod(number, plan.accumulation_steps)
+        images, epochs = order.images_at(
+            plan.micro_batch(step, index, world.rank),
+            seed,
+            plan.train_images,
+        )
+        # One stream of random numbers per seed, epoch and image, whatever the
+        # rank or the thread.
+        return images, np.stack([(seed << 32) + epochs, images], axis=1)
+
+    pipeline = _Pipeline(
+        source=source,
+        order=order_of,
+        prepare_image=preprocessing.train_image,
+        image_size=config.model.image_size,
+        config=config,
+    )
+    first = first_step * plan.accumulation_steps
+    dataset = pipeline.dataset(
+        first,
+        plan.total_steps * plan.accumulation_steps,
+        plan.batch_size_per_process,
+        threads,
+    )
+    return Batches(_with_options(dataset, threads), pipeline, first)
+
+
+def evaluation_batches(
+    config: Config,
+    plan: Plan,
+    source: Source,
+    world: World,
+    *,
+    threads: int,
+) -> Batches:
+    """This rank's share of the validation split, padded.
+
+    Every rank gets `plan.evaluation_steps` batches of the same size; what is
+    not an image has weight 0.
+    """
+    preprocessing = make_preprocessing(config.data, config.model.image_size)
+
+    def order_of(number: int) -> tuple[np.ndarray, np.ndarray]:
+        images = plan.evaluation_batch(number, world.rank)
+        indices = np.arange(images.start, images.stop, dtype=np.int64)
+        return indices, np.zeros([len(indices), 2], np.int64)
+
+    pipeline = _Pipeline(
+        source=source,
+        order=order_of,
+        prepare_image=lambda encoded, seed: preprocessing.evaluation_image(
+            encoded
+        ),
+        image_size=config.model.image_size,
+        config=config,
+    )
+    size = plan.evaluation_batch_size_per_process
+    dataset = pipeline.dataset(0, plan.evaluation_steps, size, threads)
+    dataset = dataset.map(lambda batch: _padded(batch, size))
+    image_shape = [size, config.model.image_size, config.model.image_size, 3]
+    padding = Batch(
+        tf.zeros(image_shape, tf.uint8),
+        tf.zeros([size], tf.int32),
+        tf.zeros([size]),
+        tf.fill([size], tf.constant(-1, tf.int64)),
+    )
+    dataset = dataset.concatenate(
+        tf.data.Dataset.from_tensors(padding).repeat()
+    ).take(plan.evaluation_steps)
+    return Batches(_with_options(dataset, threads), pipeline, 0)
+
+
+def _padded(batch: Batch, size: int) -> Batch:
+    def pad(tensor: tf.Tensor, value: int = 0) -> tf.Tensor:
+        missing = size - tf.shape(tensor)[0]
+        paddings = [[0, missing]] + [[0, 0]] * (tensor.shape.rank - 1)
+        padded = tf.pad(tensor, paddings, constant_values=value)
+        return tf.ensure_shape(padded, [size, *tensor.shape[1:]])
+
+    return Batch(
+        pad(batch.images),
+        pad(batch.labels),
+        pad(batch.weights),
+        pad(batch.indices, -1),
+    )
+
+
+def _with_options(dataset: tf.data.Dataset, threads: int) -> tf.data.Dataset:
+    options = tf.data.Options()
+    options.deterministic = True
+    # A pool of its own per process: the shared one would have a thread per
+    # core of the host in every process.
+    options.threading.private_threadpool_size = threads
+    return dataset.prefetch(_PREFETCH_BATCHES).with_options(options)
+
+
+def _first_sentence(error: tf.errors.OpError) -> str:
+    """The operation's own words, without the graph around them."""
+    text = error.message.replace("\n", " ")
+    text = text.rpartition("}} ")[2] or text
+    return text.partition(" [Op:")[0].strip().rstrip(".")

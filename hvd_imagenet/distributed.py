@@ -1,0 +1,247 @@
+"""Processes that train together: the only module that knows Horovod.
+
+`start` gives a `Processes`, through which all communication goes. Horovod's
+own Keras API does not work with Keras 3 (its optimizer overrides methods that
+Keras 3 never calls), so everything here stands on its tensor operations.
+"""
+
+import collections
+from collections.abc import Callable
+from collections.abc import Mapping
+from collections.abc import MutableMapping
+from collections.abc import Sequence
+import math
+import os
+import socket
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from hvd_imagenet.world import launched_size
+from hvd_imagenet.world import World
+
+# Used unless the environment says otherwise.
+_ENVIRONMENT = {
+    # A rank that others wait for is reported after one minute; after ten the
+    # job ends instead of waiting for ever.
+    "HOROVOD_STALL_CHECK_TIME_SECONDS": "60",
+    "HOROVOD_STALL_SHUTDOWN_TIME_SECONDS": "600",
+}
+# Horovod's thread wakes up every 1 ms by default, which costs CPU ranks their
+# cores: ResNet-50 on two ranks of one core each went from 6.3 to 7.1 images/s
+# with 10 ms.
+_CPU_ENVIRONMENT = {"HOROVOD_CYCLE_TIME": "10"}
+
+
+class Processes:
+    """A world of one process: nothing to exchange.
+
+    Attributes:
+        world: the place of this process.
+    """
+
+    def __init__(self, world: World | None = None):
+        self.world = world or World()
+
+    def average_gradient(self, gradient: tf.Tensor) -> tf.Tensor:
+        """Mean over ranks of a gradient, inside a `tf.function`."""
+        return gradient
+
+    def average(self, variables: Sequence[keras.Variable]) -> None:
+        """Sets every variable to its mean over ranks."""
+
+    def broadcast(self, variables: Sequence[keras.Variable]) -> None:
+        """Sets every variable to its value on rank 0."""
+
+    def sum(self, values: np.ndarray) -> np.ndarray:
+        """Sum over ranks of a float64 array."""
+        return values
+
+    def broadcast_object(self, value: Any) -> Any:
+        """The value that rank 0 passed."""
+        return value
+
+    def gather_object(self, value: Any) -> list[Any]:
+        """The values of all ranks, in their order."""
+        return [value]
+
+    def barrier(self) -> None:
+        """Returns when all ranks have called it."""
+
+
+class HorovodProcesses(Processes):
+    """A world of processes that horovodrun or mpirun started."""
+
+    def __init__(self, hvd: Any, compression: str):
+        """Wraps an initialised `horovod.tensorflow`.
+
+        Args:
+            hvd: the module.
+            compression: "none" or "fp16", the format of gradients in the
+                allreduce.
+        """
+        super().__init__(
+            World(
+                rank=hvd.rank(),
+                size=hvd.size(),
+                local_rank=hvd.local_rank(),
+                local_size=hvd.local_size(),
+            )
+        )
+        self._hvd = hvd
+        self._compression = getattr(hvd.Compression, compression)
+
+    def average_gradient(self, gradient: tf.Tensor) -> tf.Tensor:
+        # One operation per gradient, not one for all: each starts as soon as
+        # its gradient is there, while the backward pass goes on.
+        return self._hvd.allreduce(
+            gradient, op=self._hvd.Average, compression=self._compression
+        )
+
+    def average(self, variables: Sequence[keras.Variable]) -> None:
+        def exchange(value, name):
+            return self._hvd.allreduce(value, op=self._hvd.Average, name=name)
+
+        _exchange_all(variables, exchange, "average")
+
+    def broadcast(self, variables: Sequence[keras.Variable]) -> None:
+        def exchange(value, name):
+            return self._hvd.broadcast(value, root_rank=0, name=name)
+
+        _exchange_all(variables, exchange, "broadcast")
+
+    def sum(self, values: np.ndarray) -> np.ndarray:
+        return self._hvd.allreduce(
+            tf.constant(values, tf.float64), op=self._hvd.Sum, name="sum"
+        ).numpy()
+
+    def broadcast_object(self, value: Any) -> Any:
+        return self._hvd.broadcast_object(value, root_rank=0)
+
+    def gather_object(self, value: Any) -> list[Any]:
+        return self._hvd.allgather_object(value)
+
+    def barrier(self) -> None:
+        # The TensorFlow binding exports no barrier of its own.
+        self.sum(np.zeros([1]))
+
+
+def start(
+    *,
+    compression: str = "none",
+    environ: MutableMapping[str, str] = os.environ,
+) -> Processes:
+    """Joins the other processes, if a launcher started any.
+
+    Pins this process to one GPU and sizes TensorFlow's thread pools by the
+    cores per process, so it must come before anything that runs on a device.
+
+    Args:
+        compression: "none" or "fp16", the format of gradients in the
+            allreduce.
+        environ: environment variables; Horovod's own win over our defaults.
+
+    Raises:
+        ValueError: a launcher started this process but Horovod is not
+            installed, or there are fewer GPUs than processes on this host.
+    """
+    gpus = tf.config.list_physical_devices("GPU")
+    if launched_size(environ) is None:
+        processes = Processes()
+    else:
+        defaults = _ENVIRONMENT | ({} if gpus else _CPU_ENVIRONMENT)
+        for name, value in defaults.items():
+            environ.setdefault(name, value)
+        processes = HorovodProcesses(_init_horovod(), compression)
+    if gpus:
+        here = (socket.gethostname(), environ.get("CUDA_VISIBLE_DEVICES", ""))
+        visible = [
+            devices
+            for host, devices in processes.gather_object(here)
+            if host == here[0]
+        ]
+        gpu = choose_gpu(len(gpus), processes.world, visible)
+        tf.config.set_visible_devices(gpus[gpu], "GPU")
+        tf.config.experimental.set_memory_growth(gpus[gpu], True)
+    threads = threads_per_process(processes.world)
+    tf.config.threading.set_intra_op_parallelism_threads(threads)
+    # A second one lets an operation start while another one waits for the
+    # network.
+    tf.config.threading.set_inter_op_parallelism_threads(max(2, threads))
+    return processes
+
+
+def choose_gpu(count: int, world: World, visible: Sequence[str]) -> int:
+    """Which of this process's visible GPUs it uses.
+
+    Args:
+        count: GPUs that this process sees.
+        world: the place of this process.
+        visible: CUDA_VISIBLE_DEVICES of every process on this host.
+
+    Raises:
+        ValueError: there are fewer GPUs than processes on this host.
+    """
+    if count >= world.local_size:
+        return world.local_rank
+    # Some schedulers show every process one GPU of its own.
+    if count == 1 and len(set(visible)) == len(visible) == world.local_size:
+        return 0
+    raise ValueError(
+        f"{world.local_size} processes on {socket.gethostname()} find"
+        f" {count} GPU{'s' if count != 1 else ''}; start one process per GPU"
+        " (-H host:GPUS), or hide them with CUDA_VISIBLE_DEVICES=-1 to train"
+        " on the CPU."
+    )
+
+
+def threads_per_process(world: World) -> int:
+    """Cores of this host that this process may use, shared fairly."""
+    return max(1, len(os.sched_getaffinity(0)) // world.local_size)
+
+
+def describe_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """The environment variables that steer Horovod and its transports.
+
+    Without what looks like a secret: Horovod passes one to its workers.
+    """
+    prefixes = ("HOROVOD_", "NCCL_", "CUDA_VISIBLE_DEVICES", "OMP_")
+    secret = ("KEY", "SECRET", "TOKEN", "PASSWORD")
+    return {
+        name: value
+        for name, value in sorted(environ.items())
+        if name.startswith(prefixes)
+        and not any(word in name.upper() for word in secret)
+    }
+
+
+def _init_horovod() -> Any:
+    try:
+        import horovod.tensorflow as hvd
+    except ImportError as error:
+        raise ValueError(
+            "A launcher started this process, but Horovod cannot be imported"
+            f" ({error}); run tools/setup, or start one process without the"
+            " launcher."
+        ) from error
+    hvd.init()
+    return hvd
+
+
+def _exchange_all(
+    variables: Sequence[keras.Variable],
+    exchange: Callable[[tf.Tensor, str], tf.Tensor],
+    purpose: str,
+) -> None:
+    """Assigns what `exchange` makes of the variables, as one array a type."""
+    by_type = collections.defaultdict(list)
+    for variable in variables:
+        by_type[variable.dtype].append(variable.value)
+    for dtype, tensors in by_type.items():
+        flat = tf.concat([tf.reshape(t, [-1]) for t in tensors], axis=0)
+        flat = exchange(flat, f"{purpose}_{dtype}")
+        parts = tf.split(flat, [math.prod(t.shape) for t in tensors])
+        for tensor, part in zip(tensors, parts, strict=True):
+            tensor.assign(tf.reshape(part, tensor.shape))

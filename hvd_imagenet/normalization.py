@@ -1,0 +1,143 @@
+"""Batch normalization by TensorFlow's fused kernel.
+
+Keras 3's own layer is built of single operations: ResNet-50 v1.5 at batch 32
+and 224 pixels takes 1.25 (float32) to 1.6 (bfloat16) times as long per step
+with it (TensorFlow 2.18.1, two CPU threads).
+"""
+
+import contextlib
+import contextvars
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+# (1 at the first micro-batch of a step, else 0; micro-batches per step), as a
+# model is traced. The rule for a step of one batch unless someone says more.
+_MICRO_BATCH: contextvars.ContextVar[tuple[Any, int]] = contextvars.ContextVar(
+    "micro_batch", default=(1.0, 1)
+)
+
+
+@contextlib.contextmanager
+def micro_batch(*, is_first: Any, count: int):
+    """Within it, layers run one of the `count` micro-batches of a step.
+
+    Args:
+        is_first: scalar, 1.0 at the first micro-batch of the step, else 0.0.
+        count: micro-batches in the step.
+    """
+    token = _MICRO_BATCH.set((is_first, count))
+    try:
+        yield
+    finally:
+        _MICRO_BATCH.reset(token)
+
+
+@keras.saving.register_keras_serializable("hvd_imagenet")
+class FusedBatchNormalization(keras.layers.Layer):
+    """Batch normalization over the last axis of an image batch.
+
+    Ioffe and Szegedy 2015 (arXiv 1502.03167). In training it normalises by the
+    mean and variance of the micro-batch, and keeps running statistics for
+    inference:
+
+        running = momentum * running + (1 - momentum) * mean over the step's
+                                                        micro-batches
+
+    one update per optimizer step, spread over its micro-batches (see
+    `micro_batch`). The update is linear, so the average over ranks of the
+    running statistics is what one rank would have found running all
+    micro-batches. The variance kept is the unbiased one, as in the kernel and
+    in PyTorch.
+
+    Call arguments:
+        inputs: [batch, height, width, channels], of the compute dtype.
+        training: whether to normalise by the batch and update.
+    """
+
+    def __init__(
+        self,
+        momentum: float = 0.9,
+        epsilon: float = 1e-5,
+        gamma_initializer: Any = "ones",
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.momentum = momentum
+        self.epsilon = epsilon
+        self.gamma_initializer = keras.initializers.get(gamma_initializer)
+
+    def build(self, input_shape):
+        shape = (input_shape[-1],)
+        self.gamma = self.add_weight(
+            shape=shape, initializer=self.gamma_initializer, name="gamma"
+        )
+        self.beta = self.add_weight(
+            shape=shape, initializer="zeros", name="beta"
+        )
+        self.moving_mean = self.add_weight(
+            shape=shape,
+            initializer="zeros",
+            trainable=False,
+            autocast=False,
+            name="moving_mean",
+        )
+        self.moving_variance = self.add_weight(
+            shape=shape,
+            initializer="ones",
+            trainable=False,
+            autocast=False,
+            name="moving_variance",
+        )
+
+    def call(self, inputs, training=False):
+        # The kernel takes 16-bit activations, but float32 parameters.
+        gamma, beta = self.gamma.value, self.beta.value
+        if not training:
+            outputs, _, _ = tf.compat.v1.nn.fused_batch_norm(
+                inputs,
+                gamma,
+                beta,
+                mean=self.moving_mean.value,
+                variance=self.moving_variance.value,
+                epsilon=self.epsilon,
+                is_training=False,
+            )
+            return outputs
+        outputs, mean, variance = tf.compat.v1.nn.fused_batch_norm(
+            inputs, gamma, beta, epsilon=self.epsilon, is_training=True
+        )
+        is_first, count = _MICRO_BATCH.get()
+        keep = is_first * self.momentum + (1.0 - is_first)
+        share = (1.0 - self.momentum) / count
+        for moving, batch in (
+            (self.moving_mean, mean),
+            (self.moving_variance, variance),
+        ):
+            moving.assign(
+                keep * moving.value + share * tf.stop_gradient(batch)
+            )
+        return outputs
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "momentum": self.momentum,
+            "epsilon": self.epsilon,
+            "gamma_initializer": keras.initializers.serialize(
+                self.gamma_initializer
+            ),
+        }
+
+
+def running_statistics(model: keras.Model) -> list[keras.Variable]:
+    """Means and variances of all batch normalization layers of a model."""
+    return [
+        variable
+        for variable in model.non_trainable_variables
+        if variable.name in ("moving_mean", "moving_variance")
+    ]

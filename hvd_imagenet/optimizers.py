@@ -1,0 +1,93 @@
+"""Momentum SGD as Goyal 2017 writes it."""
+
+from collections.abc import Sequence
+
+import keras
+import tensorflow as tf
+
+# Keras names of the variables that are not decayed: batch normalization's, as
+# Goyal 2017 (section 5.1) excludes them, and the bias of the last layer.
+NOT_DECAYED = ("gamma", "beta", "bias")
+
+
+@keras.saving.register_keras_serializable("hvd_imagenet")
+class MomentumSGD(keras.optimizers.Optimizer):
+    """Momentum SGD with the learning rate outside the buffer.
+
+    Goyal et al. 2017 (arXiv 1706.02677), equation 9, with the weight decay of
+    equation 8 (lambda * w as part of the gradient):
+
+        g = gradient + weight_decay * w
+        u = momentum * u + g
+        w = w - learning_rate * u                   (plain)
+        w = w - learning_rate * (g + momentum * u)  (Nesterov)
+
+    As the buffer u holds no learning rate, a change of the rate needs no
+    momentum correction (section 3, Remark 2). keras.optimizers.SGD keeps the
+    rate in the buffer, and its weight_decay is decoupled from momentum.
+    """
+
+    def __init__(
+        self,
+        learning_rate: float = 0.1,
+        momentum: float = 0.9,
+        nesterov: bool = False,
+        weight_decay: float = 0.0,
+        not_decayed: Sequence[str] = NOT_DECAYED,
+        name: str = "momentum_sgd",
+        **kwargs,
+    ):
+        """Sets the constants.
+
+        Args:
+            learning_rate: eta, also while it is not set by a callback.
+            momentum: m, at least 0 and less than 1.
+            nesterov: whether to look ahead.
+            weight_decay: lambda, at least 0.
+            not_decayed: names of variables without weight decay.
+            name: name of the optimizer.
+            **kwargs: what else keras.optimizers.Optimizer takes.
+        """
+        super().__init__(learning_rate=learning_rate, name=name, **kwargs)
+        if not 0.0 <= momentum < 1.0:
+            raise ValueError(f"momentum={momentum} must be in [0, 1).")
+        if weight_decay < 0.0:
+            raise ValueError(f"weight_decay={weight_decay} must not be < 0.")
+        self.momentum = momentum
+        self.nesterov = nesterov
+        # Not `weight_decay`: the base class would apply it decoupled.
+        self.coupled_weight_decay = weight_decay
+        self.not_decayed = tuple(not_decayed)
+
+    def build(self, variables):
+        if self.built:
+            return
+        super().build(variables)
+        self.buffers = self.add_optimizer_variables(variables, "momentum")
+        self._weight_decays = [
+            0.0 if v.name in self.not_decayed else self.coupled_weight_decay
+            for v in variables
+        ]
+
+    def update_step(self, gradient, variable, learning_rate):
+        # Keras passes the tf.Variable of its own variable.
+        index = self._get_variable_index(variable)
+        rate = tf.cast(learning_rate, variable.dtype)
+        gradient = tf.cast(gradient, variable.dtype)
+        if self._weight_decays[index]:
+            gradient += self._weight_decays[index] * variable
+        buffer = self.buffers[index]
+        update = self.momentum * buffer.value + gradient
+        buffer.assign(update)
+        if self.nesterov:
+            update = gradient + self.momentum * update
+        variable.assign_sub(rate * update)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "momentum": self.momentum,
+            "nesterov": self.nesterov,
+            "weight_decay": self.coupled_weight_decay,
+            "not_decayed": self.not_decayed,
+        }

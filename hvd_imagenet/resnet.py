@@ -1,0 +1,149 @@
+"""ResNet v1.5 as functional Keras models.
+
+He et al. 2016, "Deep Residual Learning for Image Recognition" (arXiv
+1512.03385), table 1, with the stride of a bottleneck in its 3x3 convolution
+as in fb.resnet.torch ("v1.5"), which Goyal 2017 and MLPerf train.
+"""
+
+import dataclasses
+
+import keras
+
+from hvd_imagenet.config import ModelConfig
+from hvd_imagenet.normalization import FusedBatchNormalization
+
+# Residual blocks in each of the four stages, and whether they are bottlenecks.
+_STAGES = {
+    "resnet18": ((2, 2, 2, 2), False),
+    "resnet34": ((3, 4, 6, 3), False),
+    "resnet50": ((3, 4, 6, 3), True),
+    "resnet101": ((3, 4, 23, 3), True),
+    "resnet152": ((3, 8, 36, 3), True),
+}
+_EXPANSION = 4
+
+DTYPE_POLICIES = {
+    "float32": "float32",
+    "bfloat16": "mixed_bfloat16",
+    "float16": "mixed_float16",
+}
+
+
+def build_model(config: ModelConfig) -> keras.Model:
+    """Builds the network that a configuration asks for.
+
+    Initial values as in Goyal 2017, section 5.1: convolutions from He's normal
+    distribution by fan-out (He et al. 2015, arXiv 1502.01852, and fb.resnet's
+    code), the last layer from N(0, 0.01^2), gamma 1, but 0 in the last batch
+    normalization of each block if `config.zero_gamma`.
+
+    Returns:
+        A model from [batch, image_size, image_size, 3] normalised images to
+        [batch, num_classes] float32 logits.
+    """
+    blocks, is_bottleneck = _STAGES[config.model]
+    layers = _Layers(config, keras.DTypePolicy(DTYPE_POLICIES[config.precision]))
+    images = keras.Input([config.image_size, config.image_size, 3])
+    x = layers.convolution(images, 64, 7, 2, "stem_conv")
+    x = layers.normalisation(x, "stem_bn")
+    x = layers.relu(x, "stem_relu")
+    x = keras.layers.ZeroPadding2D(
+        1, dtype=layers.dtype, name="stem_pool_pad"
+    )(x)
+    x = keras.layers.MaxPooling2D(
+        3, 2, dtype=layers.dtype, name="stem_pool"
+    )(x)
+    for stage, count in enumerate(blocks):
+        for block in range(count):
+            x = layers.residual_block(
+                x,
+                width=64 * 2**stage,
+                stride=2 if stage > 0 and block == 0 else 1,
+                is_bottleneck=is_bottleneck,
+                name=f"stage{stage + 1}_block{block + 1}",
+            )
+    x = keras.layers.GlobalAveragePooling2D(
+        dtype=layers.dtype, name="average_pool"
+    )(x)
+    logits = keras.layers.Dense(
+        config.num_classes,
+        kernel_initializer=keras.initializers.RandomNormal(stddev=0.01),
+        dtype="float32",
+        name="logits",
+    )(x)
+    return keras.Model(images, logits, name=config.model)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Layers:
+    """The repeated layers, with the settings that all share."""
+
+    config: ModelConfig
+    dtype: keras.DTypePolicy
+
+    def convolution(self, x, filters: int, size: int, stride: int, name: str):
+        """Convolution without bias, padded alike on both sides.
+
+        Padding "same" would pad a stride of 2 only below and to the right;
+        the reference implementations pad size // 2 on every side.
+        """
+        if stride > 1 and size > 1:
+            x = keras.layers.ZeroPadding2D(
+                size // 2, dtype=self.dtype, name=f"{name}_pad"
+            )(x)
+        return keras.layers.Conv2D(
+            filters,
+            size,
+            stride,
+            padding="same" if stride == 1 else "valid",
+            use_bias=False,
+            kernel_initializer=keras.initializers.VarianceScaling(
+                scale=2.0, mode="fan_out", distribution="untruncated_normal"
+            ),
+            dtype=self.dtype,
+            name=name,
+        )(x)
+
+    def normalisation(self, x, name: str, gamma: str = "ones"):
+        return FusedBatchNormalization(
+            momentum=self.config.batch_norm_momentum,
+            epsilon=self.config.batch_norm_epsilon,
+            gamma_initializer=gamma,
+            dtype=self.dtype,
+            name=name,
+        )(x)
+
+    def relu(self, x, name: str):
+        return keras.layers.ReLU(dtype=self.dtype, name=name)(x)
+
+    def residual_block(
+        self, x, *, width: int, stride: int, is_bottleneck: bool, name: str
+    ):
+        """relu(branch(x) + shortcut(x))."""
+        if is_bottleneck:
+            filters = _EXPANSION * width
+            plan = ((width, 1, 1), (width, 3, stride), (filters, 1, 1))
+        else:
+            filters = width
+            plan = ((width, 3, stride), (width, 3, 1))
+        shortcut = x
+        if stride > 1 or x.shape[-1] != filters:
+            shortcut = self.convolution(
+                x, filters, 1, stride, f"{name}_shortcut_conv"
+            )
+            shortcut = self.normalisation(shortcut, f"{name}_shortcut_bn")
+        last = len(plan)
+        for number, (channels, size, conv_stride) in enumerate(plan, 1):
+            gamma = "ones"
+            if number == last and self.config.zero_gamma:
+                gamma = "zeros"
+            x = self.convolution(
+                x, channels, size, conv_stride, f"{name}_conv{number}"
+            )
+            x = self.normalisation(x, f"{name}_bn{number}", gamma)
+            if number < last:
+                x = self.relu(x, f"{name}_relu{number}")
+        x = keras.layers.Add(dtype=self.dtype, name=f"{name}_add")(
+            [x, shortcut]
+        )
+        return self.relu(x, f"{name}_relu{last}")

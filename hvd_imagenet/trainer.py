@@ -1,0 +1,310 @@
+"""The train step, the exact evaluation and the loop over epochs.
+
+A step runs `accumulation_steps` micro-batches, averages the gradients over all
+micro-batches of all ranks and applies them once. Neither the result nor the
+running statistics of batch normalization depend on how the micro-batches were
+spread over ranks, up to the order of floating-point sums.
+"""
+
+from collections.abc import Callable
+from collections.abc import Iterable
+from collections.abc import Sequence
+import dataclasses
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from hvd_imagenet import normalization
+from hvd_imagenet import preprocessing
+from hvd_imagenet.dataset import Batch
+from hvd_imagenet.dataset import Batches
+from hvd_imagenet.distributed import Processes
+from hvd_imagenet.plan import Plan
+
+_TOP = 5
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Totals:
+    """Sums over images, which add up over batches and ranks.
+
+    Attributes:
+        loss: sum of the images' cross-entropies.
+        top1: images whose label has the largest logit.
+        top5: images whose label has one of the five largest.
+        examples: images counted.
+    """
+
+    loss: float
+    top1: float
+    top5: float
+    examples: float
+
+    def means(self) -> dict[str, float]:
+        """Mean loss, and accuracies from 0 to 1."""
+        count = max(self.examples, 1.0)
+        return {
+            "loss": self.loss / count,
+            "top1": self.top1 / count,
+            "top5": self.top5 / count,
+        }
+
+
+class Trainer:
+    """Trains and evaluates a model by a plan.
+
+    Attributes:
+        model: from normalised images to logits.
+        optimizer: a Keras optimizer; keras.optimizers.LossScaleOptimizer for
+            float16.
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        optimizer: keras.optimizers.Optimizer,
+        processes: Processes,
+        *,
+        batch_size_per_process: int,
+        accumulation_steps: int = 1,
+        bn_statistics: str = "average",
+    ):
+        """Builds the optimizer's state and the functions to trace.
+
+        Args:
+            model: the network.
+            optimizer: compiled into `model`, so that Keras callbacks find it.
+            processes: the ranks to average over.
+            batch_size_per_process: images of a micro-batch.
+            accumulation_steps: micro-batches per step on this rank.
+            bn_statistics: "average" or "rank0", the running statistics to
+                evaluate with.
+        """
+        self.model = model
+        self.optimizer = optimizer
+        optimizer.build(model.trainable_variables)
+        model.compile(optimizer=optimizer, auto_scale_loss=False)
+        self._processes = processes
+        self._batch_size = batch_size_per_process
+        self._accumulation_steps = accumulation_steps
+        self._bn_statistics = bn_statistics
+        self._train_totals = _TotalsVariable()
+        self._test_totals = _TotalsVariable()
+        self._sums = []
+        if accumulation_steps > 1:
+            self._sums = [
+                tf.Variable(tf.zeros_like(v.value), trainable=False)
+                for v in model.trainable_variables
+            ]
+        image_shape = model.input_shape[1:]
+        signature = _batch_signature(image_shape)
+        self._accumulate = tf.function(
+            self._accumulate, [*signature, tf.TensorSpec([], tf.float32)]
+        )
+        self._apply = tf.function(self._apply, signature)
+        self._test = tf.function(self._test, signature)
+
+    @property
+    def state(self) -> list[keras.Variable]:
+        """Every variable that a resumed run needs, of model and optimizer."""
+        return [*self.model.variables, *self.optimizer.variables]
+
+    def train_step(self, batches: Iterable[Batch]) -> tf.Tensor:
+        """One optimizer step.
+
+        Args:
+            batches: iterator; `accumulation_steps` micro-batches are taken.
+
+        Returns:
+            [] float32, this rank's mean loss over its last micro-batch.
+        """
+        for number in range(self._accumulation_steps - 1):
+            batch = next(batches)
+            is_first = tf.constant(1.0 if number == 0 else 0.0)
+            self._accumulate(*_tensors(batch), is_first)
+        return self._apply(*_tensors(next(batches)))
+
+    def take_train_totals(self) -> Totals:
+        """Sums over all ranks of the steps since the last call.
+
+        A collective operation: every rank must call it at the same step.
+        """
+        return self._summed(self._train_totals)
+
+    def sync_statistics(self) -> None:
+        """Gives all ranks the running statistics to evaluate with.
+
+        A collective operation.
+        """
+        statistics = normalization.running_statistics(self.model)
+        if self._bn_statistics == "average":
+            self._processes.average(statistics)
+        else:
+            self._processes.broadcast(statistics)
+
+    def evaluate(
+        self, batches: Batches, *, steps: int, examples: int
+    ) -> Totals:
+        """Evaluates the validation split exactly. A collective operation.
+
+        Args:
+            batches: this rank's padded share.
+            steps: batches in every rank's share.
+            examples: images in the split.
+
+        Raises:
+            RuntimeError: not every image was counted once.
+        """
+        self.sync_statistics()
+        for _ in range(steps):
+            self._test(*_tensors(next(batches)))
+        totals = self._summed(self._test_totals)
+        (skipped,) = self._processes.sum(np.array([len(batches.skipped)]))
+        if totals.examples + skipped != examples:
+            raise RuntimeError(
+                f"The evaluation counted {totals.examples:.0f} images and"
+                f" skipped {skipped:.0f} of {examples}; this is a fault of the"
+                " program, no result is given."
+            )
+        return totals
+
+    def fit(
+        self,
+        plan: Plan,
+        batches: Batches,
+        *,
+        callbacks: Sequence[keras.callbacks.Callback],
+        first_step: int = 0,
+        evaluate: Callable[[int], dict[str, float]] = lambda epoch: {},
+    ) -> None:
+        """Trains from `first_step` to the end of the plan.
+
+        keras.Model.fit has the same number of steps in every epoch and starts
+        at the beginning of one; the callbacks are Keras's and are called as it
+        would. Batches are numbered by the global step.
+
+        Args:
+            plan: steps and epochs.
+            batches: this rank's micro-batches from `first_step` on.
+            callbacks: Keras callbacks.
+            first_step: steps already done.
+            evaluate: gives the `val_` entries of an epoch's logs.
+        """
+        calls = keras.callbacks.CallbackList(
+            list(callbacks),
+            model=self.model,
+            epochs=plan.epochs,
+            steps=plan.total_steps,
+        )
+        self.model.stop_training = False
+        calls.on_train_begin()
+        step = first_step
+        for epoch in range(plan.epochs):
+            if self.model.stop_training or plan.epoch_end_step(epoch) <= step:
+                continue
+            calls.on_epoch_begin(epoch)
+            while step < plan.epoch_end_step(epoch):
+                calls.on_train_batch_begin(step)
+                loss = self.train_step(batches)
+                calls.on_train_batch_end(step, {"loss": loss})
+                step += 1
+                if self.model.stop_training:
+                    break
+            else:
+                calls.on_epoch_end(epoch, evaluate(epoch))
+        calls.on_train_end()
+
+    def _gradients(self, images, labels, weights, is_first):
+        """Gradients of the micro-batch's mean (scaled) loss, and that loss."""
+        with tf.GradientTape() as tape:
+            with normalization.micro_batch(
+                is_first=is_first, count=self._accumulation_steps
+            ):
+                logits = self.model(
+                    preprocessing.normalise(images), training=True
+                )
+            losses = _cross_entropies(labels, logits)
+            # By the size of the micro-batch, not by the weights: every image
+            # of the step counts the same, on whatever rank.
+            loss = tf.reduce_sum(weights * losses) / self._batch_size
+            scaled = self.optimizer.scale_loss(loss)
+        self._train_totals.add(labels, weights, logits, losses)
+        gradients = tape.gradient(
+            scaled, [v.value for v in self.model.trainable_variables]
+        )
+        return gradients, loss
+
+    def _accumulate(self, images, labels, weights, is_first):
+        gradients, _ = self._gradients(images, labels, weights, is_first)
+        for total, gradient in zip(self._sums, gradients, strict=True):
+            total.assign(total * (1.0 - is_first) + gradient)
+
+    def _apply(self, images, labels, weights):
+        is_first = 1.0 if self._accumulation_steps == 1 else 0.0
+        gradients, loss = self._gradients(images, labels, weights, is_first)
+        if self._sums:
+            gradients = [
+                (total + gradient) / self._accumulation_steps
+                for total, gradient in zip(self._sums, gradients, strict=True)
+            ]
+        # Averaged before the loss-scaling optimizer looks for inf and nan, so
+        # that all ranks find the same and skip together.
+        gradients = [self._processes.average_gradient(g) for g in gradients]
+        self.optimizer.apply(gradients, self.model.trainable_variables)
+        return loss
+
+    def _test(self, images, labels, weights):
+        logits = self.model(preprocessing.normalise(images), training=False)
+        losses = _cross_entropies(labels, logits)
+        self._test_totals.add(labels, weights, logits, losses)
+
+    def _summed(self, variable: "_TotalsVariable") -> Totals:
+        loss, top1, top5, examples = self._processes.sum(variable.take())
+        return Totals(loss=loss, top1=top1, top5=top5, examples=examples)
+
+
+class _TotalsVariable:
+    """`Totals` of this rank, added up on the device."""
+
+    def __init__(self):
+        self._sums = tf.Variable(tf.zeros([4], tf.float64), trainable=False)
+
+    def add(self, labels, weights, logits, losses):
+        top = min(_TOP, logits.shape[-1])
+        best = tf.math.top_k(logits, top).indices
+        hits = tf.cast(best == labels[:, tf.newaxis], tf.float32)
+        rows = tf.stack(
+            [
+                losses,
+                hits[:, 0],
+                tf.reduce_sum(hits, axis=1),
+                tf.ones_like(weights),
+            ]
+        )
+        # Where the weight is 0 a loss may be anything, nan as well.
+        rows = tf.where(weights > 0, rows * weights, 0.0)
+        self._sums.assign_add(
+            tf.reduce_sum(tf.cast(rows, tf.float64), axis=1)
+        )
+
+    def take(self) -> np.ndarray:
+        values = self._sums.numpy()
+        self._sums.assign(tf.zeros_like(self._sums))
+        return values
+
+
+def _cross_entropies(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+    return tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
+
+
+def _batch_signature(image_shape) -> list[tf.TensorSpec]:
+    return [
+        tf.TensorSpec([None, *image_shape], tf.uint8),
+        tf.TensorSpec([None], tf.int32),
+        tf.TensorSpec([None], tf.float32),
+    ]
+
+
+def _tensors(batch: Batch) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    return batch.images, batch.labels, batch.weights
