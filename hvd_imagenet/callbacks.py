@@ -4,12 +4,11 @@
 `model.fit` too; the others know the trainer.
 """
 
-from collections.abc import Callable
-from collections.abc import Mapping
-from collections.abc import Sequence
+import abc
 import dataclasses
 import math
 import time
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -21,8 +20,7 @@ from hvd_imagenet.dataset import Batches
 from hvd_imagenet.distributed import Processes
 from hvd_imagenet.plan import Plan
 from hvd_imagenet.runlog import NullRunLog
-from hvd_imagenet.trainer import Totals
-from hvd_imagenet.trainer import Trainer
+from hvd_imagenet.trainer import Totals, Trainer
 
 
 class BroadcastState(keras.callbacks.Callback):
@@ -36,12 +34,10 @@ class BroadcastState(keras.callbacks.Callback):
         optimizer = self.model.optimizer
         if not optimizer.built:
             optimizer.build(self.model.trainable_variables)
-        self._processes.broadcast(
-            [*self.model.variables, *optimizer.variables]
-        )
+        self._processes.broadcast([*self.model.variables, *optimizer.variables])
 
 
-class _LearningRate(keras.callbacks.Callback):
+class _LearningRate(keras.callbacks.Callback, abc.ABC):
     """Sets the rate of a step before it, by a pure function of the step."""
 
     def __init__(self, first_step: int | None = None):
@@ -55,9 +51,9 @@ class _LearningRate(keras.callbacks.Callback):
         self._first_step = first_step
         self._step = 0
 
+    @abc.abstractmethod
     def rate(self, step: int) -> float | None:
         """Learning rate of a global step, None to leave it as it is."""
-        raise NotImplementedError
 
     def on_train_begin(self, logs=None):
         self._step = self._first_step

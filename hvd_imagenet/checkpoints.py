@@ -6,17 +6,16 @@ It holds no rank and no data position beyond the step, from which the next
 image follows at any world size. The zip format's own CRCs tell damaged files.
 """
 
-from collections.abc import Mapping
-from collections.abc import Sequence
 import json
 import os
 import re
-from typing import Any
 import zipfile
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from absl import logging
 import keras
 import numpy as np
+from absl import logging
 
 from hvd_imagenet.config import require_same
 

@@ -7,13 +7,12 @@ that a work directory is resumed with its own recipe and `--help` are all made
 from these fields.
 """
 
-from collections.abc import Iterator
-from collections.abc import Mapping
 import dataclasses
 import json
 import math
 import types
 import typing
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 
@@ -309,8 +308,7 @@ class OptimizationConfig(_Checked):
     )
     warmup_learning_rate: float | None = _recipe(
         None,
-        "Learning rate that the warmup starts at. Default:"
-        " base_learning_rate.",
+        "Learning rate that the warmup starts at. Default: base_learning_rate.",
         minimum=0.0,
         maximum=1000.0,
     )

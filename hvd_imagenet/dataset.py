@@ -5,21 +5,19 @@ arithmetic, so the pipeline has no shuffle buffer, no sharding by file and no
 state to save. Batches come in a fixed order however many threads there are.
 """
 
-from collections.abc import Callable
-from collections.abc import Iterator
 import dataclasses
 import time
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from absl import logging
 import numpy as np
 import tensorflow as tf
+from absl import logging
 
 from hvd_imagenet import order
 from hvd_imagenet.config import Config
 from hvd_imagenet.plan import Plan
-from hvd_imagenet.preprocessing import make_preprocessing
-from hvd_imagenet.preprocessing import parse_example
+from hvd_imagenet.preprocessing import make_preprocessing, parse_example
 from hvd_imagenet.sources import Source
 from hvd_imagenet.tfrecords import CorruptRecordError
 from hvd_imagenet.world import World
@@ -67,9 +65,7 @@ class _Pipeline:
     ) -> Batch:
         """One record to one image; raises inside the graph what is wrong."""
         if self.source.holds_examples:
-            record, label = parse_example(
-                record, self.config.data.label_offset
-            )
+            record, label = parse_example(record, self.config.data.label_offset)
         num_classes = self.config.model.num_classes
         known = (0 <= label) & (label < num_classes)
         message = (
@@ -144,9 +140,7 @@ class _Pipeline:
         )
         prepared = tf.data.Dataset.from_tensors((record, label, index, seed))
         prepared = prepared.map(self.prepare).ignore_errors()
-        return prepared.concatenate(
-            tf.data.Dataset.from_tensors(blank)
-        ).take(1)
+        return prepared.concatenate(tf.data.Dataset.from_tensors(blank)).take(1)
 
     def find_corrupt(self, number: int) -> CorruptRecordError | None:
         """Looks for what broke batch `number`, record by record."""

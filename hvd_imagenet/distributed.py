@@ -6,21 +6,17 @@ Keras 3 never calls), so everything here stands on its tensor operations.
 """
 
 import collections
-from collections.abc import Callable
-from collections.abc import Mapping
-from collections.abc import MutableMapping
-from collections.abc import Sequence
 import math
 import os
 import socket
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from hvd_imagenet.world import launched_size
-from hvd_imagenet.world import World
+from hvd_imagenet.world import World, launched_size
 
 # Used unless the environment says otherwise.
 _ENVIRONMENT = {

@@ -4,9 +4,9 @@ The only module that imports `absl.flags`. Flags end here: below a program's
 `main`, functions take a frozen config or plain values.
 """
 
-from collections.abc import Sequence
 import dataclasses
 import typing
+from collections.abc import Sequence
 from typing import Any
 
 from absl import flags

@@ -115,9 +115,7 @@ class FusedBatchNormalization(keras.layers.Layer):
             (self.moving_mean, mean),
             (self.moving_variance, variance),
         ):
-            moving.assign(
-                keep * moving.value + share * tf.stop_gradient(batch)
-            )
+            moving.assign(keep * moving.value + share * tf.stop_gradient(batch))
         return outputs
 
     def compute_output_shape(self, input_shape):

@@ -9,14 +9,13 @@ not know the world, and rank r of k runs every k-th of them. That is what makes
 the optimization the same on any number of processes.
 """
 
-from collections.abc import Callable
 import dataclasses
 import functools
 import json
+from collections.abc import Callable
 
 from hvd_imagenet import schedule as schedule_lib
-from hvd_imagenet.config import Config
-from hvd_imagenet.config import OptimizationConfig
+from hvd_imagenet.config import Config, OptimizationConfig
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -62,9 +61,7 @@ class Plan:
 
     def epoch_end_step(self, epoch: int) -> int:
         """Steps done when every image of `epoch` (from 0) has been seen."""
-        return _steps(
-            epoch + 1, self.train_images, self.global_batch_size
-        )
+        return _steps(epoch + 1, self.train_images, self.global_batch_size)
 
     def epoch_of_step(self, step: int) -> int:
         """The epoch (from 0) that is not yet complete before `step`."""
@@ -84,8 +81,7 @@ class Plan:
         """
         number = index * self.world_size + rank
         start = (
-            step * self.global_batch_size
-            + number * self.batch_size_per_process
+            step * self.global_batch_size + number * self.batch_size_per_process
         )
         return range(start, start + self.batch_size_per_process)
 

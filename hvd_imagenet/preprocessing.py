@@ -5,8 +5,8 @@ central crop of evaluation as well. Images stay uint8 until they are on the
 device: a quarter of the bytes to copy, and the pipeline is faster.
 """
 
-from collections.abc import Callable
 import dataclasses
+from collections.abc import Callable
 
 import tensorflow as tf
 

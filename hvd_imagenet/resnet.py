@@ -42,17 +42,17 @@ def build_model(config: ModelConfig) -> keras.Model:
         [batch, num_classes] float32 logits.
     """
     blocks, is_bottleneck = _STAGES[config.model]
-    layers = _Layers(config, keras.DTypePolicy(DTYPE_POLICIES[config.precision]))
+    layers = _Layers(
+        config, keras.DTypePolicy(DTYPE_POLICIES[config.precision])
+    )
     images = keras.Input([config.image_size, config.image_size, 3])
     x = layers.convolution(images, 64, 7, 2, "stem_conv")
     x = layers.normalisation(x, "stem_bn")
     x = layers.relu(x, "stem_relu")
-    x = keras.layers.ZeroPadding2D(
-        1, dtype=layers.dtype, name="stem_pool_pad"
-    )(x)
-    x = keras.layers.MaxPooling2D(
-        3, 2, dtype=layers.dtype, name="stem_pool"
-    )(x)
+    x = keras.layers.ZeroPadding2D(1, dtype=layers.dtype, name="stem_pool_pad")(
+        x
+    )
+    x = keras.layers.MaxPooling2D(3, 2, dtype=layers.dtype, name="stem_pool")(x)
     for stage, count in enumerate(blocks):
         for block in range(count):
             x = layers.residual_block(

@@ -11,7 +11,6 @@
 Rank 0 writes it; the other ranks hold a `NullRunLog`.
 """
 
-from collections.abc import Mapping
 import datetime
 import importlib.metadata
 import json
@@ -20,14 +19,14 @@ import os
 import platform
 import sys
 import tempfile
+from collections.abc import Mapping
 from typing import Any
 
-from absl import flags as absl_flags
 import tensorflow as tf
+from absl import flags as absl_flags
 
 from hvd_imagenet import flags
-from hvd_imagenet.config import Config
-from hvd_imagenet.config import require_same
+from hvd_imagenet.config import Config, require_same
 from hvd_imagenet.plan import Plan
 
 _PACKAGES = (
@@ -100,9 +99,7 @@ class RunLog(NullRunLog):
         facts = {**describe_machine(), **environment}
         self._write("environment.json", json.dumps(facts, indent=2) + "\n")
         self._forget_metrics_after(first_step)
-        self._metrics = open(  # noqa: SIM115 - open as long as the run
-            self._path("metrics.jsonl"), "a", encoding="utf-8"
-        )
+        self._metrics = open(self._path("metrics.jsonl"), "a", encoding="utf-8")
         for kind in ("train", "validation"):
             self._writers[kind] = tf.summary.create_file_writer(
                 self._path("tensorboard", kind)

@@ -4,18 +4,17 @@ A source is "a length and a read": everything about order, sharding and
 resuming is arithmetic elsewhere (`order.py`, `plan.py`).
 """
 
-from collections.abc import Sequence
 import glob
 import io
 import os
 import re
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
 from PIL import Image
 
-from hvd_imagenet import imagenet
-from hvd_imagenet import tfrecords
+from hvd_imagenet import imagenet, tfrecords
 from hvd_imagenet.config import Config
 from hvd_imagenet.tfrecords import CorruptRecordError
 

@@ -5,7 +5,6 @@ A TFRecord file is a chain of records: length (uint64), CRC-32C of the length
 masked (tensorflow/core/lib/io/record_writer.h).
 """
 
-from collections.abc import Sequence
 import dataclasses
 import errno
 import json
@@ -14,6 +13,7 @@ import resource
 import struct
 import tempfile
 import zipfile
+from collections.abc import Sequence
 
 import google_crc32c
 import numpy as np

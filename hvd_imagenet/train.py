@@ -16,10 +16,8 @@ from typing import Any
 
 from absl import app
 
-from hvd_imagenet import flags
-from hvd_imagenet import imagenet
+from hvd_imagenet import flags, imagenet, sources
 from hvd_imagenet import plan as plan_lib
-from hvd_imagenet import sources
 from hvd_imagenet.config import Config
 from hvd_imagenet.world import launched_size
 
@@ -52,9 +50,7 @@ def dry_run(config: Config) -> str:
             validation_images = len(sources.open_split(config, "validation"))
         plan = plan_lib.make_plan(
             config,
-            world_size=config.run.world_size
-            or launched_size(os.environ)
-            or 1,
+            world_size=config.run.world_size or launched_size(os.environ) or 1,
             train_images=train_images or imagenet.TRAIN_IMAGES,
             validation_images=validation_images or imagenet.VALIDATION_IMAGES,
         )
@@ -67,12 +63,14 @@ def train(config: Config) -> int:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     import keras
 
-    from hvd_imagenet import callbacks
-    from hvd_imagenet import checkpoints
-    from hvd_imagenet import dataset
-    from hvd_imagenet import distributed
-    from hvd_imagenet import runlog
-    from hvd_imagenet import tfrecords
+    from hvd_imagenet import (
+        callbacks,
+        checkpoints,
+        dataset,
+        distributed,
+        runlog,
+        tfrecords,
+    )
     from hvd_imagenet.trainer import Trainer
 
     # --- Where this process is, what it is to do, and with what data. ---
@@ -215,9 +213,7 @@ def train(config: Config) -> int:
         run_log.close()
 
     # --- What came out. ---
-    result.update(
-        epochs=plan.epochs, images_per_second=log.images_per_second
-    )
+    result.update(epochs=plan.epochs, images_per_second=log.images_per_second)
     run_log.finish(result)
     run_log.line(
         f"result: top-1 {result['top1']:.2%}, top-5 {result['top5']:.2%},"
@@ -230,8 +226,7 @@ def _model_and_optimizer(config: Config) -> tuple[Any, Any]:
     """The network and its update rule."""
     import keras
 
-    from hvd_imagenet import optimizers
-    from hvd_imagenet import resnet
+    from hvd_imagenet import optimizers, resnet
 
     optimizer = optimizers.MomentumSGD(
         momentum=config.optimization.momentum,

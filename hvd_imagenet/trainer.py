@@ -6,19 +6,15 @@ running statistics of batch normalization depend on how the micro-batches were
 spread over ranks, up to the order of floating-point sums.
 """
 
-from collections.abc import Callable
-from collections.abc import Iterable
-from collections.abc import Sequence
 import dataclasses
+from collections.abc import Callable, Iterable, Sequence
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from hvd_imagenet import normalization
-from hvd_imagenet import preprocessing
-from hvd_imagenet.dataset import Batch
-from hvd_imagenet.dataset import Batches
+from hvd_imagenet import normalization, preprocessing
+from hvd_imagenet.dataset import Batch, Batches
 from hvd_imagenet.distributed import Processes
 from hvd_imagenet.plan import Plan
 
@@ -284,9 +280,7 @@ class _TotalsVariable:
         )
         # Where the weight is 0 a loss may be anything, nan as well.
         rows = tf.where(weights > 0, rows * weights, 0.0)
-        self._sums.assign_add(
-            tf.reduce_sum(tf.cast(rows, tf.float64), axis=1)
-        )
+        self._sums.assign_add(tf.reduce_sum(tf.cast(rows, tf.float64), axis=1))
 
     def take(self) -> np.ndarray:
         values = self._sums.numpy()

@@ -1,7 +1,7 @@
 """Where a process runs: its rank and the number of processes."""
 
-from collections.abc import Mapping
 import dataclasses
+from collections.abc import Mapping
 
 # Set for every worker by horovodrun (Gloo), Open MPI's and MPICH's mpirun.
 _LAUNCHER_VARIABLES = (
