@@ -49,7 +49,10 @@ def _site(default, help: str, **limits) -> Any:
 
 def _text(value: Any) -> str:
     if isinstance(value, tuple):
-        return ",".join(f"{element:g}" for element in value)
+        return ",".join(
+            f"{element:.15g}" if isinstance(element, float) else str(element)
+            for element in value
+        )
     return str(value)
 
 
@@ -67,6 +70,8 @@ def _check(name: str, value: Any, annotation: Any, knob: Knob) -> None:
     is_tuple = typing.get_origin(annotation) is tuple
     plain = element_type(annotation)
     said = f"--{name}={_text(value)}"
+    if is_tuple and not isinstance(value, tuple):
+        raise ValueError(f"{said} must be a tuple of {plain.__name__}.")
     for element in value if is_tuple else (value,):
         # bool is an int to Python, and 1 is a fine float; nothing else mixes.
         accepted = (int, float) if plain is float else (plain,)
@@ -82,11 +87,12 @@ def _check(name: str, value: Any, annotation: Any, knob: Knob) -> None:
                 f"{said} must be one of {', '.join(knob.choices)}."
             )
         if knob.minimum is not None and element < knob.minimum:
-            raise ValueError(
-                f"{said} must be at least {knob.minimum:,g}{unit}."
-            )
+            least = f"{knob.minimum:,.15g}{unit}"
+            raise ValueError(f"{said} must be at least {least}.")
         if knob.maximum is not None and element > knob.maximum:
-            raise ValueError(f"{said} must be at most {knob.maximum:,g}{unit}.")
+            raise ValueError(
+                f"{said} must be at most {knob.maximum:,.15g}{unit}."
+            )
 
 
 class _Checked:

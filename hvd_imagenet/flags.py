@@ -1,7 +1,7 @@
 """`Config` to absl flags, command line and flagfile to `Config`, and back.
 
-The only module that imports `absl.flags`. Flags end here: below a program's
-`main`, functions take a frozen config or plain values.
+The one way from flags to values. Flags end here: below a program's `main`,
+functions take a frozen config or plain values.
 """
 
 import dataclasses
@@ -62,7 +62,9 @@ def parse(
             types_by_name = typing.get_type_hints(group.type)
             values = {
                 field.name: _value(
-                    flag_values[field.name].value, types_by_name[field.name]
+                    field.name,
+                    flag_values[field.name].value,
+                    types_by_name[field.name],
                 )
                 for field in dataclasses.fields(group.type)
             }
@@ -70,6 +72,23 @@ def parse(
         return config_lib.Config(**groups)
     except ValueError as error:
         raise flags.IllegalFlagValueError(str(error)) from error
+
+
+def read(path: str) -> config_lib.Config:
+    """The configuration that a flagfile alone asks for.
+
+    Raises:
+        ValueError: it cannot be read or understood.
+    """
+    values = flags.FlagValues()
+    define(values)
+    try:
+        return parse(["", f"--flagfile={path}"], values)
+    except flags.Error as error:
+        raise ValueError(
+            f"{path} cannot be understood: {error} Repair it, or choose"
+            " another."
+        ) from error
 
 
 def to_text(config: config_lib.Config) -> str:
@@ -93,13 +112,13 @@ def value_text(value: Any) -> str:
     return str(value)
 
 
-def _value(value: Any, annotation: Any) -> Any:
+def _value(name: str, value: Any, annotation: Any) -> Any:
     if typing.get_origin(annotation) is tuple and value is not None:
         try:
             return tuple(map(float, value))
         except ValueError as error:
             raise ValueError(
-                f"{','.join(value)} must be numbers between commas: {error}."
+                f"--{name}={','.join(value)} must be numbers between commas."
             ) from error
     return value
 
@@ -135,8 +154,8 @@ def _help(knob: config_lib.Knob) -> str:
     if knob.unit:
         facts.append(f"in {knob.unit}")
     if knob.minimum is not None and knob.maximum is not None:
-        facts.append(f"{knob.minimum:g} to {knob.maximum:g}")
+        facts.append(f"{knob.minimum:,.15g} to {knob.maximum:,.15g}")
     elif knob.minimum is not None:
-        facts.append(f"at least {knob.minimum:g}")
+        facts.append(f"at least {knob.minimum:,.15g}")
     facts.append("part of the recipe" if knob.recipe else "site's own")
     return f"{knob.help} [{'; '.join(facts)}]"

@@ -69,30 +69,23 @@ class FusedBatchNormalization(keras.layers.Layer):
         self.gamma_initializer = keras.initializers.get(gamma_initializer)
 
     def build(self, input_shape):
-        shape = (input_shape[-1],)
-        self.gamma = self.add_weight(
-            shape=shape, initializer=self.gamma_initializer, name="gamma"
-        )
-        self.beta = self.add_weight(
-            shape=shape, initializer="zeros", name="beta"
-        )
-        self.moving_mean = self.add_weight(
-            shape=shape,
-            initializer="zeros",
-            trainable=False,
-            autocast=False,
-            name="moving_mean",
-        )
-        self.moving_variance = self.add_weight(
-            shape=shape,
-            initializer="ones",
-            trainable=False,
-            autocast=False,
-            name="moving_variance",
-        )
+        def add(name, initializer, trainable):
+            # Never cast: the kernel takes 16-bit activations, but float32
+            # parameters and statistics.
+            return self.add_weight(
+                name=name,
+                shape=(input_shape[-1],),
+                initializer=initializer,
+                trainable=trainable,
+                autocast=False,
+            )
+
+        self.gamma = add("gamma", self.gamma_initializer, trainable=True)
+        self.beta = add("beta", "zeros", trainable=True)
+        self.moving_mean = add("moving_mean", "zeros", trainable=False)
+        self.moving_variance = add("moving_variance", "ones", trainable=False)
 
     def call(self, inputs, training=False):
-        # The kernel takes 16-bit activations, but float32 parameters.
         gamma, beta = self.gamma.value, self.beta.value
         if not training:
             outputs, _, _ = tf.compat.v1.nn.fused_batch_norm(

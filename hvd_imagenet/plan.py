@@ -144,12 +144,11 @@ def make_plan(
     world_batch = micro_batch * world_size
     global_batch = asked.global_batch_size or world_batch
     if global_batch % world_batch:
+        remedy = _remedy(global_batch, micro_batch, world_size)
         raise ValueError(
             f"--global_batch_size={global_batch} is not divisible by"
             f" --batch_size_per_process={micro_batch} x {world_size} processes"
-            f" = {world_batch}; change the number of processes"
-            f"{_fitting_worlds(global_batch, micro_batch, world_size)} or one"
-            " of the two."
+            f" = {world_batch}; {remedy}"
         )
     steps = functools.partial(
         _steps, train_images=train_images, global_batch=global_batch
@@ -212,17 +211,18 @@ def _make_schedule(
 
 def _steps(epochs: float, train_images: int, global_batch: int) -> int:
     """Steps until `epochs` are complete: the last may reach beyond them."""
-    # Rounded before the ceiling, as 0.1 x 30 images are not 3.0000000000000004.
+    # Rounded before the ceiling: 1.1 x 50 is 55.00000000000001 to a computer.
     return -int(-round(epochs * train_images, 6) // global_batch)
 
 
-def _fitting_worlds(
-    global_batch: int, micro_batch: int, world_size: int
-) -> str:
-    """The nearest numbers of processes that divide the batch, as a hint."""
+def _remedy(global_batch: int, micro_batch: int, world_size: int) -> str:
+    """How to make a global batch divisible."""
     if global_batch % micro_batch:
-        return ""
+        return f"make it a multiple of {micro_batch}, or change that."
     parts = global_batch // micro_batch
     fitting = [n for n in range(1, parts + 1) if parts % n == 0]
     nearest = sorted(fitting, key=lambda n: abs(n - world_size))[:2]
-    return f" (to {' or '.join(map(str, sorted(nearest)))})"
+    return (
+        f"start {' or '.join(map(str, sorted(nearest)))} processes, or change"
+        " one of the two."
+    )

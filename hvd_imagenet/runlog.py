@@ -17,13 +17,13 @@ import json
 import math
 import os
 import platform
+import shlex
 import sys
 import tempfile
 from collections.abc import Mapping
 from typing import Any
 
 import tensorflow as tf
-from absl import flags as absl_flags
 
 from hvd_imagenet import flags
 from hvd_imagenet.config import Config, require_same
@@ -93,7 +93,7 @@ class RunLog(NullRunLog):
     def begin(
         self, plan: Plan, environment: Mapping[str, Any], first_step: int
     ) -> None:
-        command = " ".join(sys.orig_argv[1:])
+        command = shlex.join(sys.orig_argv[1:]).replace("\n", " ")
         self._write("run.flags", f"# {command}\n{flags.to_text(self._config)}")
         self._write("plan.json", plan.as_json() + "\n")
         facts = {**describe_machine(), **environment}
@@ -159,15 +159,7 @@ class RunLog(NullRunLog):
         path = self._path("run.flags")
         if not os.path.exists(path):
             return
-        values = absl_flags.FlagValues()
-        flags.define(values)
-        try:
-            saved = flags.parse(["", f"--flagfile={path}"], values)
-        except absl_flags.Error as error:
-            raise ValueError(
-                f"{path} cannot be understood ({error}); choose another"
-                " --workdir."
-            ) from error
+        saved = flags.read(path)
         require_same(saved.recipe(), self._config.recipe(), self._directory)
 
     def _forget_metrics_after(self, step: int) -> None:

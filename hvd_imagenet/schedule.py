@@ -19,7 +19,8 @@ def linear_scaling(
     Goyal 2017, section 2.1: when the minibatch is multiplied by k, multiply
     the learning rate by k.
     """
-    return base_learning_rate * global_batch_size / base_batch_size
+    # The quotient first: equal batches must give exactly the base rate.
+    return base_learning_rate * (global_batch_size / base_batch_size)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

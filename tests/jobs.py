@@ -1,0 +1,107 @@
+"""Starts real training jobs, of one process or under horovodrun."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+
+# Generous for two busy cores, and still an end to a job that hangs.
+TIMEOUT_SECONDS = 300
+
+# A real network, small enough for a CPU; every option can be overridden.
+TINY = (
+    "--model=resnet18",
+    "--image_size=32",
+    "--num_classes=10",
+    "--warmup_epochs=0",
+    "--base_learning_rate=0.05",
+    "--horizontal_flip=false",
+    "--log_steps=1",
+)
+
+
+def run(
+    processes: int, *command: str, check: bool = True, **variables: str
+) -> subprocess.CompletedProcess:
+    """Runs a Python command line in `processes` ranks; 0 for no launcher.
+
+    Args:
+        processes: ranks, all on this host.
+        *command: arguments of the Python interpreter.
+        check: whether to fail unless it exits with 0.
+        **variables: of the environment, to set.
+
+    Returns:
+        The finished process; stdout has the output of all ranks.
+    """
+    launcher = []
+    if processes:
+        launcher = [
+            "horovodrun",
+            "-np",
+            str(processes),
+            "-H",
+            f"localhost:{processes}",
+        ]
+    process = subprocess.Popen(
+        [*launcher, sys.executable, *command],
+        env=environment() | variables,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        stdout, stderr = process.communicate(timeout=TIMEOUT_SECONDS)
+    except BaseException:
+        # The ranks too, which horovodrun would leave behind.
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        raise
+    finished = subprocess.CompletedProcess(
+        process.args, process.returncode, stdout, stderr
+    )
+    if check and finished.returncode:
+        raise AssertionError(
+            f"{finished.args} exited with {finished.returncode}\n"
+            f"{stdout[-4000:]}\n{stderr[-8000:]}"
+        )
+    return finished
+
+
+def train(
+    processes: int, *flags: str, check: bool = True, **variables: str
+) -> subprocess.CompletedProcess:
+    """Runs the training program with the tiny network."""
+    return run(
+        processes,
+        "-m",
+        "hvd_imagenet.train",
+        *TINY,
+        *flags,
+        check=check,
+        **variables,
+    )
+
+
+def metrics(workdir: pathlib.Path, kind: str = "train") -> list[dict]:
+    """The metrics of a run of one kind, in order."""
+    lines = (workdir / "metrics.jsonl").read_text().splitlines()
+    return [
+        record for record in map(json.loads, lines) if record["kind"] == kind
+    ]
+
+
+def result(workdir: pathlib.Path) -> dict:
+    """The result of a run."""
+    return json.loads((workdir / "result.json").read_text())
+
+
+def environment() -> dict[str, str]:
+    """The variables that jobs run with."""
+    # The interpreter's own folder first, for horovodrun.
+    path = f"{os.path.dirname(sys.executable)}{os.pathsep}{os.environ['PATH']}"
+    return os.environ | {"TF_CPP_MIN_LOG_LEVEL": "2", "PATH": path}

@@ -1,0 +1,152 @@
+"""Ranks under real horovodrun: exchange, loss scaling, any Keras model."""
+
+import itertools
+import json
+import pathlib
+import re
+
+import numpy as np
+import pytest
+
+import jobs
+from hvd_imagenet import distributed
+from hvd_imagenet.world import World, launched_size
+
+_PROGRAMS = pathlib.Path(__file__).parent / "programs"
+
+
+def _result(finished):
+    """What a program's rank 0 printed behind RESULT."""
+    (text,) = re.findall(r"RESULT (.*)", finished.stdout)
+    return json.loads(text)
+
+
+@pytest.mark.horovod
+def test_an_inf_on_one_rank_is_skipped_by_all_together():
+    ranks = _result(jobs.run(2, str(_PROGRAMS / "inject_inf.py")))
+    assert len(ranks) == 2
+    # Every rank has the same weights and loss scale after every step.
+    assert ranks[0] == ranks[1]
+    steps = ranks[0]
+    changed = [
+        after["checksum"] != before["checksum"]
+        for before, after in itertools.pairwise(steps)
+    ]
+    # Step 2 had the inf: the weights stay, the scale halves, training goes on.
+    assert changed == [True, False, True, True]
+    assert [s["scale"] for s in steps] == [1024, 1024, 512, 512, 512]
+    # Batch normalization's statistics and the momentum stay finite too.
+    assert all(s["finite"] for s in steps)
+
+
+@pytest.mark.horovod
+def test_the_callbacks_serve_any_keras_model():
+    ranks = _result(jobs.run(2, str(_PROGRAMS / "fit_any_model.py")))
+    # Seeds differ by rank, so only the broadcast makes them equal.
+    assert ranks[0]["first"] == ranks[1]["first"]
+    expected = [0.01, 0.0125, 0.015, 0.0175, 0.02, 0.02, 0.002, 0.002]
+    for rank in ranks:
+        np.testing.assert_allclose(rank["rates"], expected, rtol=1e-6)
+
+
+def test_a_launcher_without_horovod_is_named(tmp_path):
+    # A package of the same name that cannot be imported, before the real one.
+    (tmp_path / "horovod").mkdir()
+    (tmp_path / "horovod" / "__init__.py").write_text(
+        "raise ImportError('no horovod here')"
+    )
+    finished = jobs.train(
+        0,
+        "--data_format=synthetic",
+        f"--workdir={tmp_path / 'run'}",
+        check=False,
+        PYTHONPATH=str(tmp_path),
+        HOROVOD_SIZE="2",
+    )
+    assert finished.returncode == 1
+    (line,) = finished.stderr.strip().splitlines()
+    assert line.startswith("error: ")
+    assert "no horovod here" in line
+    assert "tools/setup" in line
+
+
+def test_without_a_launcher_horovod_is_not_imported(tmp_path):
+    (tmp_path / "horovod").mkdir()
+    (tmp_path / "horovod" / "__init__.py").write_text(
+        "raise ImportError('no horovod here')"
+    )
+    program = (
+        "from hvd_imagenet import distributed;print(distributed.start().world)"
+    )
+    finished = jobs.run(0, "-c", program, PYTHONPATH=str(tmp_path))
+    assert "World(rank=0, size=1, local_rank=0" in finished.stdout
+
+
+@pytest.mark.parametrize(
+    ("environ", "size"),
+    [
+        ({}, None),
+        ({"HOROVOD_SIZE": "4"}, 4),
+        ({"OMPI_COMM_WORLD_SIZE": "16"}, 16),
+        ({"PMI_SIZE": "2"}, 2),
+        # A shell inside an allocation is not a launched process.
+        ({"SLURM_NTASKS": "8"}, None),
+    ],
+)
+def test_launchers_are_known_by_their_environment(environ, size):
+    assert launched_size(environ) == size
+
+
+def test_one_gpu_per_local_rank():
+    worlds = [World(rank=r, size=4, local_rank=r, local_size=4) for r in (0, 3)]
+    assert [distributed.choose_gpu(4, w, ["", ""]) for w in worlds] == [0, 3]
+    assert distributed.choose_gpu(8, worlds[1], ["0,1,2,3,4,5,6,7"] * 4) == 3
+
+
+def test_a_gpu_of_its_own_shown_to_every_rank():
+    world = World(rank=3, size=4, local_rank=3, local_size=4)
+    assert distributed.choose_gpu(1, world, ["0", "1", "2", "3"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("count", "visible"),
+    [
+        (2, ["0,1"] * 4),
+        (1, ["0"] * 4),
+        (1, [""] * 4),
+        (1, ["0", "1", "1", "2"]),
+    ],
+)
+def test_fewer_gpus_than_local_ranks_is_an_error(count, visible):
+    world = World(rank=1, size=4, local_rank=1, local_size=4)
+    with pytest.raises(ValueError, match=rf"4 processes .* {count} GPU"):
+        distributed.choose_gpu(count, world, visible)
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        {"rank": 2, "size": 2},
+        {"rank": -1, "size": 2},
+        {"rank": 0, "size": 2, "local_rank": 1, "local_size": 1},
+        {"rank": 0, "size": 2, "local_rank": 0, "local_size": 3},
+    ],
+)
+def test_impossible_places_are_refused(place):
+    with pytest.raises(ValueError, match="rank"):
+        World(**place)
+
+
+def test_secrets_do_not_reach_the_run_directory():
+    described = distributed.describe_environment(
+        {
+            "HOROVOD_SECRET_KEY": "hush",
+            "HOROVOD_CYCLE_TIME": "10",
+            "HOME": "/root",
+            "NCCL_SOCKET_IFNAME": "eth0",
+        }
+    )
+    assert described == {
+        "HOROVOD_CYCLE_TIME": "10",
+        "NCCL_SOCKET_IFNAME": "eth0",
+    }

@@ -1,0 +1,194 @@
+"""The code map: who may import whom, and what the package never contains."""
+
+import ast
+import json
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+import hvd_imagenet
+
+_FOLDER = pathlib.Path(hvd_imagenet.__file__).parent
+
+# Layer of each module, and the third-party packages that it may import. A
+# module imports lower numbers only; halves are layers within a layer.
+_MODULES = {
+    "__init__": (0, ""),
+    "config": (0, ""),
+    "imagenet": (0, ""),
+    "schedule": (0, ""),
+    "world": (0, ""),
+    #
+    "flags": (1, "absl.flags"),
+    "order": (1, "numpy"),
+    "plan": (1, ""),
+    "tfrecords": (1, "google_crc32c numpy"),
+    "normalization": (1.5, "keras tensorflow"),
+    #
+    "distributed": (2, "horovod keras numpy tensorflow"),
+    "optimizers": (2, "keras tensorflow"),
+    "preprocessing": (2, "tensorflow"),
+    "resnet": (2, "keras tensorflow"),
+    "sources": (2, "PIL numpy"),
+    "dataset": (2.5, "absl.logging numpy tensorflow"),
+    #
+    "checkpoints": (3, "absl.logging keras numpy"),
+    "runlog": (3, "absl.flags tensorflow"),
+    "trainer": (3, "keras numpy tensorflow"),
+    #
+    "callbacks": (4, "keras numpy"),
+    #
+    "train": (5, "absl.app absl.flags keras"),
+}
+
+
+def _modules() -> dict[str, ast.Module]:
+    """Syntax tree by name of every module there is, in folders too."""
+    trees = {}
+    for path in sorted(_FOLDER.rglob("*.py")):
+        name = ".".join(path.relative_to(_FOLDER).with_suffix("").parts)
+        trees[name] = ast.parse(path.read_text(), filename=str(path))
+    return trees
+
+
+_TREES = _modules()
+
+
+def _imports(tree: ast.Module) -> set[str]:
+    """Everything imported anywhere in a module, within functions too.
+
+    `from a import b` counts as a.b, whether b is a module or not.
+    """
+    names = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"line {node.lineno}: a relative import"
+            names.update(f"{node.module}.{alias.name}" for alias in node.names)
+    return names
+
+
+def _own(names: set[str]) -> set[str]:
+    """The modules of the package among imported names."""
+    own = set()
+    for name in names:
+        package, _, rest = name.partition(".")
+        if package == "hvd_imagenet":
+            module = rest.partition(".")[0]
+            own.add(module if module in _TREES else "__init__")
+    return own
+
+
+def _third_party(names: set[str]) -> set[str]:
+    """The packages that are not Python's own; absl's modules one by one."""
+    packages = set()
+    for name in names:
+        parts = name.split(".")
+        if parts[0] == "absl":
+            packages.add(".".join(parts[:2]))
+        elif parts[0] != "hvd_imagenet":
+            packages.add(parts[0])
+    return packages - sys.stdlib_module_names
+
+
+def test_every_module_has_a_layer():
+    assert set(_TREES) == set(_MODULES)
+
+
+@pytest.mark.parametrize("module", _TREES)
+def test_modules_import_lower_layers_only(module):
+    layer, _ = _MODULES[module]
+    not_below = {
+        other
+        for other in _own(_imports(_TREES[module]))
+        if _MODULES[other][0] >= layer
+    }
+    assert not_below == set()
+
+
+@pytest.mark.parametrize("module", _TREES)
+def test_third_party_packages_stay_where_they_belong(module):
+    _, allowed = _MODULES[module]
+    assert _third_party(_imports(_TREES[module])) <= set(allowed.split())
+
+
+def test_the_examination_sees_what_it_is_for():
+    # Else an empty answer above would prove nothing.
+    tree = ast.parse(
+        "import os\n"
+        "import numpy as np\n"
+        "import hvd_imagenet.world\n"
+        "from absl import flags\n"
+        "from hvd_imagenet import __version__, plan\n"
+        "def function():\n"
+        "    import horovod.tensorflow as hvd\n"
+        "    from hvd_imagenet.trainer import Trainer\n"
+    )
+    names = _imports(tree)
+    assert _own(names) == {"__init__", "plan", "trainer", "world"}
+    assert _third_party(names) == {"absl.flags", "horovod", "numpy"}
+
+
+def test_one_module_knows_horovod():
+    # The reason for `distributed`, so not left to the table alone.
+    users = {
+        name
+        for name, tree in _TREES.items()
+        if "horovod" in _third_party(_imports(tree))
+    }
+    assert users == {"distributed"}
+
+
+def test_flags_are_read_by_programs_only():
+    # Below a `main`, functions take a frozen config or plain values.
+    users = {
+        name
+        for name, tree in _TREES.items()
+        if _third_party(_imports(tree)) & {"absl.flags", "absl.app"}
+    }
+    assert "flags" in users
+    assert {name for name in users if _MODULES[name][0] < 5} <= {
+        "flags",
+        "runlog",
+    }
+
+
+def test_no_module_is_named_utils():
+    # Such a module belongs to no layer and ends up with everything.
+    names = {part for module in _TREES for part in module.split(".")}
+    assert names & {"utils", "util", "helpers", "common", "misc"} == set()
+
+
+@pytest.mark.parametrize("module", _TREES)
+def test_no_assert_and_no_print(module):
+    # python -O removes asserts, and print is by rank 0 or a log only.
+    found = [
+        f"line {node.lineno}"
+        for node in ast.walk(_TREES[module])
+        if isinstance(node, ast.Assert)
+        or (isinstance(node, ast.Name) and node.id == "print")
+    ]
+    assert found == []
+
+
+def test_plans_are_made_without_tensorflow():
+    # --help and --dry_run answer at once, on a machine without Horovod too.
+    program = (
+        "import json, sys\n"
+        "from hvd_imagenet import config, train\n"
+        "plan = json.loads(train.dry_run(config.Config()))\n"
+        "heavy = {'tensorflow', 'keras', 'horovod'} & sys.modules.keys()\n"
+        "print(json.dumps([plan['train_images'], sorted(heavy)]))\n"
+    )
+    finished = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert finished.returncode == 0, finished.stderr
+    assert json.loads(finished.stdout) == [1_281_167, []]
