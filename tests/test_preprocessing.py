@@ -241,7 +241,7 @@ def test_a_training_image_is_its_window_resized(jpeg):
 def test_half_of_the_training_images_are_mirrored(jpeg):
     plain = tf.function(_prepare(horizontal_flip=False).train_image)
     flipping = tf.function(_prepare(horizontal_flip=True).train_image)
-    flips = 0
+    flips, draws = [], []
     count = 400
     for number in range(count):
         seed = _seed(1, number)
@@ -250,9 +250,14 @@ def test_half_of_the_training_images_are_mirrored(jpeg):
         # The switch changes nothing but the direction.
         flipped = np.array_equal(other, image[:, ::-1])
         assert flipped or np.array_equal(other, image)
-        flips += flipped
+        flips.append(flipped)
+        uniforms = tf.random.stateless_uniform([51], seed, alg="philox")
+        draws.append(uniforms[:50].numpy())
     # 200; the standard deviation is 10.
-    assert abs(flips - count / 2) < 40
+    assert abs(sum(flips) - count / 2) < 40
+    # And whatever window was drawn: no correlation beyond chance, 0.05.
+    correlations = np.corrcoef(np.column_stack([flips, *np.transpose(draws)]).T)
+    assert np.abs(correlations[0, 1:]).max() < 0.22
 
 
 def test_no_training_image_is_mirrored_when_off():
@@ -468,6 +473,13 @@ def test_what_is_no_image_is_an_error(encoded):
         prepare.evaluation_image(encoded)
     with pytest.raises(tf.errors.InvalidArgumentError):
         prepare.train_image(encoded, _seed(0, 0))
+
+
+@pytest.mark.parametrize("share", [0.3, 0.9, 0.99])
+def test_a_cut_jpeg_is_an_error_where_all_of_it_is_decoded(jpeg, share):
+    cut = jpeg[: int(len(jpeg) * share)]
+    with pytest.raises(tf.errors.InvalidArgumentError, match="Invalid JPEG"):
+        _prepare().evaluation_image(cut)
 
 
 def test_normalise_makes_the_mean_zero_and_the_deviation_one():
