@@ -5,6 +5,7 @@ functions take a frozen config or plain values.
 """
 
 import dataclasses
+import sys
 import typing
 from collections.abc import Sequence
 from typing import Any
@@ -72,6 +73,15 @@ def parse(
         return config_lib.Config(**groups)
     except ValueError as error:
         raise flags.IllegalFlagValueError(str(error)) from error
+
+
+def parse_or_exit(argv: Sequence[str]) -> config_lib.Config:
+    """As `parse`, for `app.run`: what is wrong is printed, without trace."""
+    try:
+        return parse(argv)
+    except flags.Error as error:
+        sys.stderr.write(f"error: {error}\nSee --help for the flags.\n")
+        sys.exit(1)
 
 
 def read(path: str) -> config_lib.Config:

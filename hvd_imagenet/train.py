@@ -34,6 +34,11 @@ def main(config: Config) -> int:
     except UserError as error:
         sys.stderr.write(f"error: {error}\n")
         return 1
+    except KeyboardInterrupt:
+        sys.stderr.write(
+            "interrupted; the same command resumes from the last checkpoint.\n"
+        )
+        return 130
 
 
 class UserError(Exception):
@@ -143,7 +148,10 @@ def train(config: Config) -> int:
             steps=plan.evaluation_steps,
             examples=plan.validation_images,
         )
-        return {**totals.means(), "examples": int(totals.examples)}
+        counts = {"examples": int(totals.examples)}
+        if totals.skipped:
+            counts["skipped"] = int(totals.skipped)
+        return {**totals.means(), **counts}
 
     result = {}
 
@@ -205,10 +213,6 @@ def train(config: Config) -> int:
             result.update(evaluate())
     except (tfrecords.CorruptRecordError, FloatingPointError) as error:
         raise UserError(f"rank {world.rank}: {error}") from error
-    except KeyboardInterrupt:
-        raise UserError(
-            "interrupted; the same command resumes from the last checkpoint."
-        ) from None
     finally:
         run_log.close()
 
@@ -263,7 +267,7 @@ def _user_errors():
 
 def run(main_function=main) -> None:
     """Parses the command line and runs the program."""
-    app.run(main_function, flags_parser=flags.parse)
+    app.run(main_function, flags_parser=flags.parse_or_exit)
 
 
 if __name__ == "__main__":

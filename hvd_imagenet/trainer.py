@@ -30,12 +30,14 @@ class Totals:
         top1: images whose label has the largest logit.
         top5: images whose label has one of the five largest.
         examples: images counted.
+        skipped: records left out of all of these.
     """
 
     loss: float
     top1: float
     top5: float
     examples: float
+    skipped: float = 0.0
 
     def means(self) -> dict[str, float]:
         """Mean loss, and accuracies from 0 to 1."""
@@ -163,7 +165,7 @@ class Trainer:
                 f" skipped {skipped:.0f} of {examples}; this is a fault of the"
                 " program, no result is given."
             )
-        return totals
+        return dataclasses.replace(totals, skipped=skipped)
 
     def fit(
         self,
