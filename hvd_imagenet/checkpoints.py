@@ -9,7 +9,6 @@ image follows at any world size. The zip format's own CRCs tell damaged files.
 import json
 import os
 import re
-import zipfile
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,6 +17,7 @@ import numpy as np
 from absl import logging
 
 from hvd_imagenet.config import require_same
+from hvd_imagenet.tfrecords import NPZ_ERRORS
 
 _NAME = "step_{:08d}.npz"
 _PATTERN = re.compile(r"step_(\d{8,})\.npz")
@@ -123,7 +123,7 @@ def _load(path: str) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:
         with np.load(path, allow_pickle=False) as stored:
             arrays = dict(stored)
         return arrays, json.loads(str(arrays.pop(_FACTS)))
-    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile):
+    except NPZ_ERRORS:
         return None
 
 

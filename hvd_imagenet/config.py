@@ -205,7 +205,9 @@ class DataConfig(_Checked):
         "fail",
         "What to do about a record that cannot be read or decoded: stop and"
         " name it, or leave it out of loss and counts, name it and count it."
-        " skip costs input speed, as every image is decoded under guard.",
+        " skip costs input speed, as every image is decoded under guard. Of a"
+        " JPEG only the part that a crop needs is decoded, and damage elsewhere"
+        " is not noticed.",
         choices=("fail", "skip"),
     )
     crop_area_min: float = _recipe(

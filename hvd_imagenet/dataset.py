@@ -24,6 +24,10 @@ from hvd_imagenet.world import World
 
 _PREFETCH_BATCHES = 3
 
+# TensorFlow repeats bytes that it cannot parse in its error's text, and fails
+# to make text of them.
+_TENSORFLOW_ERRORS = (tf.errors.OpError, UnicodeDecodeError)
+
 # (images, [n] int64; seeds of their augmentation, [n, 2] int64) of batch
 # number `number` of this rank.
 _Order = Callable[[int], tuple[np.ndarray, np.ndarray]]
@@ -66,13 +70,8 @@ class _Pipeline:
         """One record to one image; raises inside the graph what is wrong."""
         if self.source.holds_examples:
             record, label = parse_example(record, self.config.data.label_offset)
-        num_classes = self.config.model.num_classes
-        known = (0 <= label) & (label < num_classes)
-        message = (
-            f"its label is outside the {num_classes} classes of --num_classes,"
-            f" with --label_offset={self.config.data.label_offset}"
-        )
-        with tf.control_dependencies([tf.debugging.Assert(known, [message])]):
+        known = (0 <= label) & (label < self.config.model.num_classes)
+        with tf.control_dependencies([tf.debugging.Assert(known, [label])]):
             image = self.prepare_image(record, seed)
         return Batch(image, label, tf.ones([]), index)
 
@@ -146,24 +145,40 @@ class _Pipeline:
         """Looks for what broke batch `number`, record by record."""
         indices, seeds = self.order(number)
         for index, seed in zip(indices, seeds, strict=True):
-            remedy = (
-                "Repair it, or leave such records out with --on_corrupt=skip."
-            )
-            try:
-                record, label = self.source.read(int(index))
-                self.prepare(
-                    tf.constant(record),
-                    tf.constant(label, tf.int32),
-                    tf.constant(index, tf.int64),
-                    tf.constant(seed, tf.int64),
-                )
-            except CorruptRecordError as error:
-                return CorruptRecordError(f"{error} {remedy}")
-            except tf.errors.OpError as error:
+            fault = self._fault(int(index), seed)
+            if fault is not None:
                 return CorruptRecordError(
-                    f"{self.source.where(int(index))} cannot be used:"
-                    f" {_first_sentence(error)}. {remedy}"
+                    f"{fault} Repair it, or leave such records out with"
+                    " --on_corrupt=skip."
                 )
+        return None
+
+    def _fault(self, index: int, seed: np.ndarray) -> str | None:
+        """What is wrong with a record, as a sentence."""
+        where = self.source.where(index)
+        try:
+            record, label = self.source.read(index)
+        except CorruptRecordError as error:
+            return str(error)
+        try:
+            if self.source.holds_examples:
+                offset = self.config.data.label_offset
+                label = int(parse_example(record, offset)[1])
+                classes = self.config.model.num_classes
+                if not 0 <= label < classes:
+                    return (
+                        f"{where} has the label {label + offset}, outside the"
+                        f" {classes} classes of --num_classes counted from"
+                        f" --label_offset={offset}."
+                    )
+            self.prepare(
+                tf.constant(record),
+                tf.constant(label, tf.int32),
+                tf.constant(index, tf.int64),
+                tf.constant(seed, tf.int64),
+            )
+        except _TENSORFLOW_ERRORS as error:
+            return f"{where} cannot be used: {_reason(error)}."
         return None
 
 
@@ -197,7 +212,7 @@ class Batches:
         start = time.perf_counter()
         try:
             batch = next(self._iterator)
-        except tf.errors.OpError as error:
+        except _TENSORFLOW_ERRORS as error:
             found = self._pipeline.find_corrupt(self._number)
             raise found or error from None
         self._wait_seconds += time.perf_counter() - start
@@ -332,8 +347,10 @@ def _with_options(dataset: tf.data.Dataset, threads: int) -> tf.data.Dataset:
     return dataset.prefetch(_PREFETCH_BATCHES).with_options(options)
 
 
-def _first_sentence(error: tf.errors.OpError) -> str:
+def _reason(error: tf.errors.OpError | UnicodeDecodeError) -> str:
     """The operation's own words, without the graph around them."""
+    if isinstance(error, UnicodeDecodeError):
+        return "it is no tf.train.Example"
     text = error.message.replace("\n", " ")
     text = text.rpartition("}} ")[2] or text
     return text.partition(" [Op:")[0].strip().rstrip(".")

@@ -173,8 +173,7 @@ def random_window(
 
     def place(share: tf.Tensor, room: tf.Tensor) -> tf.Tensor:
         free = tf.cast(room + 1, tf.float32)
-        # A float32 just below 1 times a large number can round up to it.
-        random = tf.minimum(tf.cast(share[chosen] * free, tf.int32), room)
+        random = tf.cast(share[chosen] * free, tf.int32)
         return tf.where(any_fits, random, room // 2)
 
     top = place(y, image_height - height)

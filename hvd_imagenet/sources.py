@@ -18,7 +18,8 @@ from hvd_imagenet import imagenet, tfrecords
 from hvd_imagenet.config import Config
 from hvd_imagenet.tfrecords import CorruptRecordError
 
-_IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png", ".bmp", ".gif")
+_SHARD_NAME = re.compile(r"-(?P<number>\d+)-of-(?P<total>\d+)$")
+_IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png")
 
 
 class Source(Protocol):
@@ -104,6 +105,7 @@ class FolderSource:
                 entry.name
                 for entry in os.scandir(inside)
                 if entry.name.lower().endswith(_IMAGE_SUFFIXES)
+                and not entry.name.startswith(".")
             )
             self._paths.extend(os.path.join(inside, file) for file in files)
             labels.extend([label_by_class[name]] * len(files))
@@ -248,23 +250,30 @@ def _open_synthetic(config: Config, split: str) -> SyntheticSource:
 
 def _shards(data_dir: str, split: str) -> list[str]:
     """Paths of a split's shards, checked to be complete."""
-    paths = []
+    found = {}
     for name in imagenet.SPLIT_NAMES[split]:
         pattern = os.path.join(glob.escape(data_dir), f"{name}-*-of-*")
-        found = sorted(
-            path
-            for path in glob.glob(pattern)
-            if re.search(r"-\d+-of-\d+$", path)
+        paths = filter(_SHARD_NAME.search, sorted(glob.glob(pattern)))
+        found[name] = {path: _SHARD_NAME.search(path) for path in paths}
+    found = {name: paths for name, paths in found.items() if paths}
+    if len(found) > 1:
+        names = " and ".join(f"{name}-*-of-*" for name in found)
+        raise ValueError(
+            f"{data_dir} has both {names} files, which would count images"
+            " twice; remove one of the two sets."
         )
-        totals = {int(path.rpartition("-")[2]) for path in found}
-        if found and totals != {len(found)}:
+    for name, matches in found.items():
+        totals = {int(match["total"]) for match in matches.values()}
+        numbers = sorted(int(match["number"]) for match in matches.values())
+        if numbers != list(range(min(totals))) or len(totals) > 1:
             raise ValueError(
-                f"{data_dir} has {len(found)} files {name}-*-of-*, whose names"
-                f" say there are {' and '.join(map(str, sorted(totals)))};"
-                " copy the missing ones, or remove those of another set."
+                f"{data_dir} has {len(matches)} files {name}-*-of-*, whose"
+                " names say there are"
+                f" {' and '.join(map(str, sorted(totals)))}; copy the missing"
+                " ones, or remove those of another set."
             )
-        paths.extend(found)
-    return paths
+        return list(matches)
+    return []
 
 
 def _open_tfrecords(

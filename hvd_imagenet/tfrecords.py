@@ -18,6 +18,17 @@ from collections.abc import Sequence
 import google_crc32c
 import numpy as np
 
+# What np.load raises for a damaged .npz file, depending on where it is damaged.
+NPZ_ERRORS = (
+    EOFError,
+    KeyError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    zipfile.BadZipFile,
+)
+
 _HEADER = struct.Struct("<QI")
 _FOOTER = struct.Struct("<I")
 # Part of every stored index; raised when its meaning changes.
@@ -62,7 +73,9 @@ class RecordReader:
         _allow_open_files(len(paths))
         self._paths = list(paths)
         self._index = index
-        self._descriptors = [os.open(path, os.O_RDONLY) for path in paths]
+        self._descriptors = []
+        for path in paths:
+            self._descriptors.append(os.open(path, os.O_RDONLY))
 
     def __len__(self) -> int:
         return len(self._index)
@@ -104,10 +117,8 @@ class RecordReader:
         """Names a record: file, number in the file, offset."""
         file = int(self._index.files[record])
         first = int(np.searchsorted(self._index.files, file))
-        return (
-            f"record {record - first} of {self._paths[file]} (at byte"
-            f" {self._index.offsets[record]})"
-        )
+        start = int(self._index.offsets[record]) - _HEADER.size
+        return f"{_name(record - first, self._paths[file])} (at byte {start})"
 
     def __del__(self):
         for descriptor in getattr(self, "_descriptors", ()):
@@ -168,7 +179,7 @@ def _scan(path: str) -> tuple[np.ndarray, np.ndarray]:
         position = 0
         while position < end:
             header = os.pread(descriptor, _HEADER.size, position)
-            where = f"record {len(offsets)} of {path} (at byte {position})"
+            where = f"{_name(len(offsets), path)} (at byte {position})"
             if len(header) < _HEADER.size:
                 raise CorruptRecordError(
                     f"{where} is cut: the file has only {end} bytes; copy or"
@@ -191,6 +202,10 @@ def _scan(path: str) -> tuple[np.ndarray, np.ndarray]:
             lengths.append(length)
             position = next_position
     return np.array(offsets, np.int64), np.array(lengths, np.int64)
+
+
+def _name(number: int, path: str) -> str:
+    return f"record {number} of {path}"
 
 
 def _masked(crc: int) -> int:
@@ -219,7 +234,7 @@ def _load(cache_path: str, signature: str) -> RecordIndex | None:
                     for field in dataclasses.fields(RecordIndex)
                 }
             )
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+    except NPZ_ERRORS:
         return None  # A cache: absent and unreadable are the same.
 
 

@@ -261,8 +261,8 @@ def test_evaluation_images_are_in_order_and_cropped_in_the_center(data_dir):
     )
 
 
-# 13 images in batches of 2: of 8 ranks the last has none, of 3 ranks all have
-# some and one pads.
+# 13 images in batches of 2: of 3 ranks one has half a batch at the end and the
+# others an empty one, of 8 ranks the last has no image at all.
 @pytest.mark.parametrize(
     ("size", "steps", "empty_ranks"), [(1, 7, 0), (3, 3, 0), (8, 1, 1)]
 )
@@ -351,7 +351,10 @@ _BAD["validation"] = (8, "validation-00001-of-00002", 2)
 _DAMAGES = {
     "not an image": (_not_an_image, "Unknown image file format"),
     "truncated": (_truncated, "Invalid JPEG"),
-    "label too large": (_label_too_large, "its label is outside the 5 classes"),
+    "label too large": (
+        _label_too_large,
+        "outside the 5 classes of --num_classes",
+    ),
     "label too small": (_label_too_small, "--label_offset=1"),
     "not an Example": (_not_an_example, "(?i)example"),
     "without label": (_without_label, "image/class/label"),
