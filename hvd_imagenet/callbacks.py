@@ -124,6 +124,7 @@ class LogMetrics(keras.callbacks.Callback):
     Attributes:
         images_per_second: over the whole run, all ranks together, without
             the first step (which traces), evaluations and checkpoints.
+        latest: what was logged last.
     """
 
     def __init__(
@@ -135,8 +136,22 @@ class LogMetrics(keras.callbacks.Callback):
         run_log: NullRunLog,
         *,
         log_steps: int,
+        prints_steps: bool = True,
     ):
+        """Takes what to measure.
+
+        Args:
+            trainer: holds the sums of loss and accuracy.
+            processes: the ranks to sum over.
+            plan: steps and epochs.
+            batches: know how long they were waited for.
+            run_log: where to write.
+            log_steps: log after every so many steps.
+            prints_steps: whether to print a line then.
+        """
         super().__init__()
+        self.latest: dict[str, float] = {}
+        self._prints_steps = prints_steps
         self._trainer = trainer
         self._processes = processes
         self._plan = plan
@@ -239,8 +254,10 @@ class LogMetrics(keras.callbacks.Callback):
         scale = getattr(self.model.optimizer, "dynamic_scale", None)
         if scale is not None:
             values["loss_scale"] = float(scale)
+        self.latest = values
         self._run_log.metrics("train", done, values)
-        self._run_log.line(self._sentence(done, values))
+        if self._prints_steps:
+            self._run_log.line(self._sentence(done, values))
         if not math.isfinite(values["loss"]):
             # The sum over ranks, so that all of them stop here.
             raise FloatingPointError(
@@ -304,13 +321,17 @@ class SaveCheckpoints(keras.callbacks.Callback):
 
 
 class ProgressBar(keras.callbacks.Callback):
-    """A bar per epoch, for a terminal."""
+    """A bar per epoch with what was logged last, for a terminal."""
 
-    def __init__(self, plan: Plan):
+    _SHOWN = ("loss", "top1", "learning_rate", "images_per_second")
+
+    def __init__(self, plan: Plan, log: LogMetrics):
         super().__init__()
         self._plan = plan
+        self._log = log
         self._bar = None
         self._first = 0
+        self._end = 0
 
     def on_epoch_begin(self, epoch, logs=None):
         self._bar = None
@@ -319,10 +340,15 @@ class ProgressBar(keras.callbacks.Callback):
     def on_train_batch_end(self, batch, logs=None):
         if self._bar is None:
             self._first = batch
-            self._bar = keras.utils.Progbar(self._end - batch, unit_name="step")
-        self._bar.update(
-            batch - self._first + 1, finalize=batch + 1 == self._end
-        )
+            self._bar = keras.utils.Progbar(
+                self._end - batch, stateful_metrics=self._SHOWN
+            )
+        values = [
+            (name, self._log.latest[name])
+            for name in self._SHOWN
+            if name in self._log.latest
+        ]
+        self._bar.update(batch - self._first + 1, values)
 
 
 def learning_rate_callbacks(

@@ -180,6 +180,7 @@ def train(config: Config) -> int:
         batches,
         run_log,
         log_steps=config.run.log_steps,
+        prints_steps=not sys.stdout.isatty(),
     )
     calls = [
         callbacks.BroadcastState(processes),
@@ -200,7 +201,7 @@ def train(config: Config) -> int:
         ),
     ]
     if world.is_first and sys.stdout.isatty():
-        calls.append(callbacks.ProgressBar(plan))
+        calls.append(callbacks.ProgressBar(plan, log))
     try:
         trainer.fit(
             plan,

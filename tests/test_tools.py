@@ -1,0 +1,95 @@
+"""The two commands of the README: what they need, and their own path."""
+
+import os
+import pathlib
+import shutil
+import subprocess
+
+import pytest
+
+import jobs
+
+_REPOSITORY = pathlib.Path(__file__).parent.parent
+
+
+def _tool(name, *arguments, **variables):
+    return subprocess.run(
+        [str(_REPOSITORY / "tools" / name), *arguments],
+        env=jobs.environment() | variables,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=jobs.TIMEOUT_SECONDS,
+    )
+
+
+@pytest.mark.horovod
+def test_the_quick_start_at_tiny_size(tmp_path):
+    finished = _tool(
+        "quickstart",
+        "--model=resnet18",
+        "--image_size=32",
+        "--evaluation_resize=36",
+        "--epochs=2",
+        QUICKSTART_WORKDIR=str(tmp_path / "run"),
+    )
+    assert finished.returncode == 0, finished.stderr[-4000:]
+    result = jobs.result(tmp_path / "run")
+    assert result["examples"] == 360
+    assert f"top-1        {result['top1']:.2%} of 360" in finished.stdout
+    assert f"--logdir {tmp_path / 'run' / 'tensorboard'}" in finished.stdout
+    environment = (tmp_path / "run" / "environment.json").read_text()
+    assert '"size": 2' in environment
+
+
+def _bare_machine(tmp_path, *commands):
+    """A PATH with nothing but these commands and a shell's own."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    for command in ("bash", "dirname", "env", "mktemp", "rm", *commands):
+        os.symlink(shutil.which(command), folder / command)
+    return str(folder)
+
+
+def test_setup_says_that_no_python_fits(tmp_path):
+    finished = _tool("setup", PATH=_bare_machine(tmp_path))
+    assert finished.returncode == 1
+    assert "no Python 3.10 to 3.12 was found" in finished.stderr
+    assert "sudo apt-get install python3 python3-venv" in finished.stderr
+
+
+def test_setup_refuses_a_python_that_does_not_fit(tmp_path):
+    old = tmp_path / "python3"
+    old.write_text("#!/bin/sh\nexit 1\n")
+    old.chmod(0o755)
+    finished = _tool("setup", PYTHON=str(old))
+    assert finished.returncode == 1
+    assert f"PYTHON={old} is not Python 3.10 to 3.12" in finished.stderr
+
+
+def test_setup_says_that_there_is_no_compiler(tmp_path):
+    finished = _tool("setup", PATH=_bare_machine(tmp_path, "python3"))
+    assert finished.returncode == 1
+    assert "no C++ compiler (g++) was found" in finished.stderr
+    assert "sudo apt-get install g++ make" in finished.stderr
+
+
+def test_setup_refuses_an_unknown_tensorflow():
+    finished = _tool("setup", HVD_IMAGENET_TF="tpu")
+    assert finished.returncode == 1
+    assert "HVD_IMAGENET_TF=tpu must be cpu or gpu" in finished.stderr
+
+
+def test_make_digits_writes_nothing_twice(digits):
+    before = {p.name: p.stat().st_mtime_ns for p in digits.iterdir()}
+    assert sorted(before) == [
+        *(f"train-{n:05d}-of-00004" for n in range(4)),
+        *(f"validation-{n:05d}-of-00002" for n in range(2)),
+    ]
+    finished = subprocess.run(
+        [str(_REPOSITORY / "tools" / "make_digits"), str(digits)],
+        env=jobs.environment(),
+        timeout=120,
+    )
+    assert finished.returncode == 0
+    assert before == {p.name: p.stat().st_mtime_ns for p in digits.iterdir()}
