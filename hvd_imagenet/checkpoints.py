@@ -6,6 +6,7 @@ It holds no rank and no data position beyond the step, from which the next
 image follows at any world size. The zip format's own CRCs tell damaged files.
 """
 
+import glob
 import json
 import os
 import re
@@ -70,6 +71,8 @@ class Checkpoints:
             raise
         for old in self._steps()[: -self._keep]:
             os.unlink(os.path.join(self._directory, _NAME.format(old)))
+        for left in glob.glob(os.path.join(self._directory, "step_*.tmp")):
+            os.unlink(left)  # By a run that was killed while it wrote.
         return path
 
     def restore(

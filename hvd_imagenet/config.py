@@ -9,152 +9,57 @@ from these fields.
 
 import dataclasses
 import json
-import math
-import types
-import typing
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Knob:
-    """What is known of a field beside its name, type and default.
-
-    Attributes:
-        help: one or two sentences without the unit, default and limits.
-        unit: unit of the value, shown in `--help`.
-        minimum: least value allowed (inclusive), of every element of a tuple.
-        maximum: greatest value allowed (inclusive).
-        choices: the values allowed, of a string.
-        recipe: whether the knob changes the result of the training.
-    """
-
-    help: str
-    unit: str | None = None
-    minimum: float | None = None
-    maximum: float | None = None
-    choices: tuple[str, ...] | None = None
-    recipe: bool = False
-
-
-def _recipe(default, help: str, **limits) -> Any:
-    knob = Knob(help=help, recipe=True, **limits)
-    return dataclasses.field(default=default, metadata={"knob": knob})
-
-
-def _site(default, help: str, **limits) -> Any:
-    knob = Knob(help=help, recipe=False, **limits)
-    return dataclasses.field(default=default, metadata={"knob": knob})
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, tuple):
-        return ",".join(
-            f"{element:.15g}" if isinstance(element, float) else str(element)
-            for element in value
-        )
-    return str(value)
-
-
-def element_type(annotation: Any) -> type:
-    """The plain type in `T`, `T | None` and `tuple[T, ...]`."""
-    if typing.get_origin(annotation) in (types.UnionType, tuple):
-        annotation = typing.get_args(annotation)[0]
-    return annotation
-
-
-def _check(name: str, value: Any, annotation: Any, knob: Knob) -> None:
-    optional = type(None) in typing.get_args(annotation)
-    if value is None and optional:
-        return
-    is_tuple = typing.get_origin(annotation) is tuple
-    plain = element_type(annotation)
-    said = f"--{name}={_text(value)}"
-    if is_tuple and not isinstance(value, tuple):
-        raise ValueError(f"{said} must be a tuple of {plain.__name__}.")
-    for element in value if is_tuple else (value,):
-        # bool is an int to Python, and 1 is a fine float; nothing else mixes.
-        accepted = (int, float) if plain is float else (plain,)
-        if not isinstance(element, accepted) or (
-            isinstance(element, bool) and plain is not bool
-        ):
-            raise ValueError(f"{said} must be of type {plain.__name__}.")
-        if plain is float and not math.isfinite(element):
-            raise ValueError(f"{said} must be finite.")
-        unit = f" {knob.unit}" if knob.unit else ""
-        if knob.choices and element not in knob.choices:
-            raise ValueError(
-                f"{said} must be one of {', '.join(knob.choices)}."
-            )
-        if knob.minimum is not None and element < knob.minimum:
-            least = f"{knob.minimum:,.15g}{unit}"
-            raise ValueError(f"{said} must be at least {least}.")
-        if knob.maximum is not None and element > knob.maximum:
-            raise ValueError(
-                f"{said} must be at most {knob.maximum:,.15g}{unit}."
-            )
-
-
-class _Checked:
-    """Checks every field of a dataclass against its knob's limits."""
-
-    def __post_init__(self):
-        types_by_name = typing.get_type_hints(type(self))
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            _check(
-                field.name,
-                value,
-                types_by_name[field.name],
-                field.metadata["knob"],
-            )
+from hvd_imagenet.knobs import Checked, recipe, site, value_text
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ModelConfig(_Checked):
+class ModelConfig(Checked):
     """The network and its number formats."""
 
-    model: str = _recipe(
+    model: str = recipe(
         "resnet50",
         "Network: ResNet v1.5 (stride in the 3x3 convolution).",
         choices=("resnet18", "resnet34", "resnet50", "resnet101", "resnet152"),
     )
-    num_classes: int = _recipe(
+    num_classes: int = recipe(
         1000, "Number of classes.", unit="classes", minimum=2, maximum=100_000
     )
-    image_size: int = _recipe(
+    image_size: int = recipe(
         224,
         "Side of the square images that the network sees.",
         unit="pixels",
         minimum=8,
         maximum=2048,
     )
-    zero_gamma: bool = _recipe(
+    zero_gamma: bool = recipe(
         True,
         "Start the last batch normalization of every residual block at gamma"
         " zero (Goyal 2017, section 5.1).",
     )
-    batch_norm_momentum: float = _recipe(
+    batch_norm_momentum: float = recipe(
         0.9,
         "Share of the old value that a step keeps in the running statistics"
         " of batch normalization.",
         minimum=0.0,
         maximum=0.99999,
     )
-    batch_norm_epsilon: float = _recipe(
+    batch_norm_epsilon: float = recipe(
         1e-5,
         "Added to the variance in batch normalization.",
         minimum=1e-8,
         maximum=0.1,
     )
-    bn_statistics: str = _recipe(
+    bn_statistics: str = recipe(
         "average",
         "Running statistics used to evaluate and kept in checkpoints: the"
         " average over ranks, which is independent of the number of ranks, or"
         " those of rank 0.",
         choices=("average", "rank0"),
     )
-    precision: str = _recipe(
+    precision: str = recipe(
         "float32",
         "Format of activations and convolutions; variables, batch"
         " normalization statistics and logits stay float32. float16 scales the"
@@ -164,22 +69,22 @@ class ModelConfig(_Checked):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class DataConfig(_Checked):
+class DataConfig(Checked):
     """Where the images are and what is done to them."""
 
-    data_dir: str | None = _site(
+    data_dir: str | None = site(
         None,
         "Directory of ImageNet-format TFRecords (train-*-of-*,"
         " validation-*-of-*) or of an image folder (train/CLASS/*,"
         " val/CLASS/*).",
     )
-    data_format: str = _site(
+    data_format: str = site(
         "auto",
         "How data_dir is laid out; auto looks. synthetic makes images of its"
         " own and needs no data_dir.",
         choices=("auto", "tfrecord", "folder", "synthetic"),
     )
-    train_images: int | None = _site(
+    train_images: int | None = site(
         None,
         "Number of training images to plan with when there is no data, and"
         " that of synthetic data. Default: counted in data_dir, or"
@@ -187,21 +92,21 @@ class DataConfig(_Checked):
         unit="images",
         minimum=1,
     )
-    validation_images: int | None = _site(
+    validation_images: int | None = site(
         None,
         "As train_images, for the validation split. Default: counted in"
         " data_dir, or ImageNet's 50,000 without one.",
         unit="images",
         minimum=1,
     )
-    label_offset: int = _site(
+    label_offset: int = site(
         1,
         "What TFRecords store for the first class in image/class/label. The"
         " well-known builder scripts count from 1.",
         minimum=0,
         maximum=1,
     )
-    on_corrupt: str = _site(
+    on_corrupt: str = site(
         "fail",
         "What to do about a record that cannot be read or decoded: stop and"
         " name it, or leave it out of loss and counts, name it and count it."
@@ -210,34 +115,34 @@ class DataConfig(_Checked):
         " is not noticed.",
         choices=("fail", "skip"),
     )
-    crop_area_min: float = _recipe(
+    crop_area_min: float = recipe(
         0.08,
         "Least area of the random resized crop, as a share of the image.",
         minimum=0.001,
         maximum=1.0,
     )
-    crop_area_max: float = _recipe(
+    crop_area_max: float = recipe(
         1.0,
         "Greatest area of the random resized crop, as a share of the image.",
         minimum=0.001,
         maximum=1.0,
     )
-    crop_aspect_min: float = _recipe(
+    crop_aspect_min: float = recipe(
         3 / 4,
         "Least width over height of the random resized crop.",
         minimum=0.1,
         maximum=10.0,
     )
-    crop_aspect_max: float = _recipe(
+    crop_aspect_max: float = recipe(
         4 / 3,
         "Greatest width over height of the random resized crop.",
         minimum=0.1,
         maximum=10.0,
     )
-    horizontal_flip: bool = _recipe(
+    horizontal_flip: bool = recipe(
         True, "Mirror every other training image, at random."
     )
-    evaluation_resize: int | None = _recipe(
+    evaluation_resize: int | None = recipe(
         None,
         "Length of the shorter side before the central crop of image_size"
         " when evaluating. Default: image_size x 256/224, rounded.",
@@ -245,18 +150,18 @@ class DataConfig(_Checked):
         minimum=8,
         maximum=4096,
     )
-    interpolation: str = _recipe(
+    interpolation: str = recipe(
         "bilinear",
         "How images are resized, in training and evaluation.",
         choices=("bilinear", "bicubic"),
     )
-    dct_method: str = _recipe(
+    dct_method: str = recipe(
         "fast",
         "Inverse transform of the JPEG decoder: integer fast (less exact by"
         " a grey level or two) or integer accurate.",
         choices=("fast", "accurate"),
     )
-    input_threads: int = _site(
+    input_threads: int = site(
         0,
         "Threads that read and decode images, per process. 0: the cores of"
         " the host divided by its processes.",
@@ -267,13 +172,13 @@ class DataConfig(_Checked):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class OptimizationConfig(_Checked):
+class OptimizationConfig(Checked):
     """Batch, update rule, schedule and the format of gradients on the wire."""
 
-    epochs: int = _recipe(
+    epochs: int = recipe(
         90, "Passes over the training images.", unit="epochs", minimum=1
     )
-    global_batch_size: int | None = _recipe(
+    global_batch_size: int | None = recipe(
         None,
         "Images per optimizer step, over all processes. Fewer processes than"
         " it takes accumulate micro-batches, so that the optimization is the"
@@ -282,14 +187,14 @@ class OptimizationConfig(_Checked):
         unit="images",
         minimum=1,
     )
-    batch_size_per_process: int = _recipe(
+    batch_size_per_process: int = recipe(
         32,
         "Images of a micro-batch, which one process runs at once and which"
         " batch normalization sees.",
         unit="images",
         minimum=1,
     )
-    base_learning_rate: float = _recipe(
+    base_learning_rate: float = recipe(
         0.1,
         "Learning rate for base_batch_size images per step. The linear scaling"
         " rule (Goyal 2017, section 2.1) makes the rate of the run:"
@@ -297,13 +202,13 @@ class OptimizationConfig(_Checked):
         minimum=0.0,
         maximum=1000.0,
     )
-    base_batch_size: int = _recipe(
+    base_batch_size: int = recipe(
         256,
         "Images per step that base_learning_rate is for.",
         unit="images",
         minimum=1,
     )
-    warmup: str = _recipe(
+    warmup: str = recipe(
         "gradual",
         "How the first warmup_epochs raise the rate from"
         " warmup_learning_rate: by a constant amount per step, not at all"
@@ -311,47 +216,47 @@ class OptimizationConfig(_Checked):
         " where the rate to reach is no higher.",
         choices=("gradual", "constant", "none"),
     )
-    warmup_epochs: float = _recipe(
+    warmup_epochs: float = recipe(
         5.0, "Length of the warmup.", unit="epochs", minimum=0.0
     )
-    warmup_learning_rate: float | None = _recipe(
+    warmup_learning_rate: float | None = recipe(
         None,
         "Learning rate that the warmup starts at. Default: base_learning_rate.",
         minimum=0.0,
         maximum=1000.0,
     )
-    schedule: str = _recipe(
+    schedule: str = recipe(
         "steps",
         "Learning rate after the warmup: x decay_factor at every one of"
         " decay_epochs, half a cosine from the end of the warmup to zero at"
         " the end, or constant.",
         choices=("steps", "cosine", "constant"),
     )
-    decay_epochs: tuple[float, ...] = _recipe(
+    decay_epochs: tuple[float, ...] = recipe(
         (30.0, 60.0, 80.0),
         "Epochs, counted from the start of the run, at which schedule=steps"
         " lowers the rate.",
         unit="epochs",
         minimum=0.0,
     )
-    decay_factor: float = _recipe(
+    decay_factor: float = recipe(
         0.1,
         "What schedule=steps multiplies the rate by.",
         minimum=0.0,
         maximum=1.0,
     )
-    momentum: float = _recipe(
+    momentum: float = recipe(
         0.9, "Momentum of SGD.", minimum=0.0, maximum=0.99999
     )
-    nesterov: bool = _recipe(True, "Nesterov's form of momentum.")
-    weight_decay: float = _recipe(
+    nesterov: bool = recipe(True, "Nesterov's form of momentum.")
+    weight_decay: float = recipe(
         1e-4,
         "lambda: lambda x w is added to the gradient of every weight w, except"
         " batch normalization's gamma and beta and the bias.",
         minimum=0.0,
         maximum=1.0,
     )
-    compression: str = _recipe(
+    compression: str = recipe(
         "none",
         "Format of gradients in the allreduce: float32 as computed, or fp16.",
         choices=("none", "fp16"),
@@ -359,53 +264,53 @@ class OptimizationConfig(_Checked):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class RunConfig(_Checked):
+class RunConfig(Checked):
     """Seed, work directory and what is written when."""
 
-    seed: int = _recipe(
+    seed: int = recipe(
         0,
         "Seed of weights, data order and augmentation.",
         minimum=0,
         maximum=2**31 - 1,
     )
-    workdir: str | None = _site(
+    workdir: str | None = site(
         None,
         "Directory of the run: recipe, plan, metrics, checkpoints,"
         " TensorBoard. A run found there is resumed.",
     )
-    evaluation_every_epochs: int = _site(
+    evaluation_every_epochs: int = site(
         1,
         "Evaluate after every so many epochs; the last is always evaluated.",
         unit="epochs",
         minimum=1,
     )
-    evaluation_batch_size_per_process: int | None = _site(
+    evaluation_batch_size_per_process: int | None = site(
         None,
         "Images that one process evaluates at once. Default:"
         " batch_size_per_process.",
         unit="images",
         minimum=1,
     )
-    checkpoint_steps: int = _site(
+    checkpoint_steps: int = site(
         0,
         "Write a checkpoint every so many steps, besides those at epoch ends."
         " 0: only at epoch ends.",
         unit="steps",
         minimum=0,
     )
-    keep_checkpoints: int = _site(
+    keep_checkpoints: int = site(
         3, "Newest checkpoints to keep.", unit="files", minimum=1
     )
-    log_steps: int = _site(
+    log_steps: int = site(
         20,
         "Log loss, accuracy and speed every so many steps.",
         unit="steps",
         minimum=1,
     )
-    dry_run: bool = _site(
+    dry_run: bool = site(
         False, "Print the plan of the run as one JSON object and exit."
     )
-    world_size: int | None = _site(
+    world_size: int | None = site(
         None,
         "Number of processes to plan for, with --dry_run only. Default: those"
         " that were started.",
@@ -448,9 +353,9 @@ class Config:
         if list(optimization.decay_epochs) != sorted(
             set(optimization.decay_epochs)
         ):
+            said = value_text(optimization.decay_epochs)
             raise ValueError(
-                f"--decay_epochs={_text(optimization.decay_epochs)} must rise"
-                " from each epoch to the next."
+                f"--decay_epochs={said} must rise from each epoch to the next."
             )
         if optimization.warmup_epochs > optimization.epochs:
             raise ValueError(

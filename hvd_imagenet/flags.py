@@ -13,6 +13,7 @@ from typing import Any
 from absl import flags
 
 from hvd_imagenet import config as config_lib
+from hvd_imagenet import knobs
 
 # Their help would list every flag of this module under it otherwise.
 flags.disclaim_key_flags()
@@ -109,17 +110,8 @@ def to_text(config: config_lib.Config) -> str:
         for field in dataclasses.fields(group):
             value = getattr(group, field.name)
             if value is not None and field.name != "workdir":
-                lines.append(f"--{field.name}={value_text(value)}")
+                lines.append(f"--{field.name}={knobs.value_text(value)}")
     return "\n".join(lines) + "\n"
-
-
-def value_text(value: Any) -> str:
-    """A knob's value as it is written behind `--name=`."""
-    if isinstance(value, tuple):
-        return ",".join(map(repr, value))
-    if isinstance(value, bool):
-        return str(value).lower()
-    return str(value)
 
 
 def _value(name: str, value: Any, annotation: Any) -> Any:
@@ -139,7 +131,7 @@ def _define_knob(
     knob = field.metadata["knob"]
     name, default = field.name, field.default
     text = _help(knob)
-    plain = config_lib.element_type(annotation)
+    plain = knobs.element_type(annotation)
     if isinstance(default, tuple):
         flags.DEFINE_list(
             name, [f"{v:g}" for v in default], text, flag_values=flag_values
@@ -158,7 +150,7 @@ def _define_knob(
         define_plain(name, default, text, flag_values=flag_values)
 
 
-def _help(knob: config_lib.Knob) -> str:
+def _help(knob: knobs.Knob) -> str:
     """The knob's help with its unit and limits; absl adds the default."""
     facts = []
     if knob.unit:

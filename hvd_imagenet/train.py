@@ -11,17 +11,16 @@ work directory that holds a run is resumed where its last checkpoint ended.
 import contextlib
 import dataclasses
 import os
+import socket
 import sys
 from typing import Any
 
 from absl import app
 
-from hvd_imagenet import flags, imagenet, sources
+from hvd_imagenet import flags, imagenet, splits
 from hvd_imagenet import plan as plan_lib
 from hvd_imagenet.config import Config
 from hvd_imagenet.world import launched_size
-
-flags.define()
 
 
 def main(config: Config) -> int:
@@ -51,8 +50,8 @@ def dry_run(config: Config) -> str:
         train_images = config.data.train_images
         validation_images = config.data.validation_images
         if config.data.data_dir is not None:
-            train_images = len(sources.open_split(config, "train"))
-            validation_images = len(sources.open_split(config, "validation"))
+            train_images = len(splits.open_split(config, "train"))
+            validation_images = len(splits.open_split(config, "validation"))
         plan = plan_lib.make_plan(
             config,
             world_size=config.run.world_size or launched_size(os.environ) or 1,
@@ -73,6 +72,7 @@ def train(config: Config) -> int:
         checkpoints,
         dataset,
         distributed,
+        monitors,
         runlog,
         tfrecords,
     )
@@ -88,8 +88,8 @@ def train(config: Config) -> int:
         # find the index that it has left.
         if world.local_rank != 0:
             processes.barrier()
-        train_source = sources.open_split(config, "train")
-        validation_source = sources.open_split(config, "validation")
+        train_source = splits.open_split(config, "train")
+        validation_source = splits.open_split(config, "validation")
         if world.local_rank == 0:
             processes.barrier()
         plan = plan_lib.make_plan(
@@ -97,6 +97,14 @@ def train(config: Config) -> int:
             world_size=world.size,
             train_images=len(train_source),
             validation_images=len(validation_source),
+        )
+        _require_same_everywhere(
+            processes,
+            {
+                **config.recipe(),
+                "train_images": plan.train_images,
+                "validation_images": plan.validation_images,
+            },
         )
         run_log = (
             runlog.RunLog(config) if world.is_first else runlog.NullRunLog()
@@ -173,7 +181,7 @@ def train(config: Config) -> int:
         first_step,
     )
     run_log.line(_headline(config, plan, first_step))
-    log = callbacks.LogMetrics(
+    log = monitors.LogMetrics(
         trainer,
         processes,
         plan,
@@ -191,7 +199,7 @@ def train(config: Config) -> int:
             first_step,
         ),
         log,
-        callbacks.SaveCheckpoints(
+        monitors.SaveCheckpoints(
             trainer,
             saved,
             facts,
@@ -201,7 +209,7 @@ def train(config: Config) -> int:
         ),
     ]
     if world.is_first and sys.stdout.isatty():
-        calls.append(callbacks.ProgressBar(plan, log))
+        calls.append(monitors.ProgressBar(plan, log))
     try:
         trainer.fit(
             plan,
@@ -243,6 +251,18 @@ def _model_and_optimizer(config: Config) -> tuple[Any, Any]:
     return resnet.build_model(config.model), optimizer
 
 
+def _require_same_everywhere(processes: Any, facts: dict[str, Any]) -> None:
+    """Ranks with other flags or other data would wait for each other."""
+    first = processes.broadcast_object(facts)
+    for name, value in facts.items():
+        if value != first[name]:
+            raise ValueError(
+                f"{name} is {value} on rank {processes.world.rank}"
+                f" ({socket.gethostname()}) and {first[name]} on rank 0; give"
+                " all hosts the same flags and data."
+            )
+
+
 def _headline(config: Config, plan: plan_lib.Plan, first_step: int) -> str:
     """One line on what begins."""
     words = [
@@ -266,9 +286,10 @@ def _user_errors():
         raise UserError(error) from error
 
 
-def run(main_function=main) -> None:
+def run() -> None:
     """Parses the command line and runs the program."""
-    app.run(main_function, flags_parser=flags.parse_or_exit)
+    flags.define()
+    app.run(main, flags_parser=flags.parse_or_exit)
 
 
 if __name__ == "__main__":

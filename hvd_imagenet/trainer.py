@@ -17,36 +17,7 @@ from hvd_imagenet import normalization, preprocessing
 from hvd_imagenet.dataset import Batch, Batches
 from hvd_imagenet.distributed import Processes
 from hvd_imagenet.plan import Plan
-
-_TOP = 5
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Totals:
-    """Sums over images, which add up over batches and ranks.
-
-    Attributes:
-        loss: sum of the images' cross-entropies.
-        top1: images whose label has the largest logit.
-        top5: images whose label has one of the five largest.
-        examples: images counted.
-        skipped: records left out of all of these.
-    """
-
-    loss: float
-    top1: float
-    top5: float
-    examples: float
-    skipped: float = 0.0
-
-    def means(self) -> dict[str, float]:
-        """Mean loss, and accuracies from 0 to 1."""
-        count = max(self.examples, 1.0)
-        return {
-            "loss": self.loss / count,
-            "top1": self.top1 / count,
-            "top5": self.top5 / count,
-        }
+from hvd_imagenet.totals import Totals, TotalsVariable
 
 
 class Trainer:
@@ -87,8 +58,8 @@ class Trainer:
         self._batch_size = batch_size_per_process
         self._accumulation_steps = accumulation_steps
         self._bn_statistics = bn_statistics
-        self._train_totals = _TotalsVariable()
-        self._test_totals = _TotalsVariable()
+        self._train_totals = TotalsVariable()
+        self._test_totals = TotalsVariable()
         self._sums = []
         if accumulation_steps > 1:
             self._sums = [
@@ -257,37 +228,9 @@ class Trainer:
         losses = _cross_entropies(labels, logits)
         self._test_totals.add(labels, weights, logits, losses)
 
-    def _summed(self, variable: "_TotalsVariable") -> Totals:
+    def _summed(self, variable: TotalsVariable) -> Totals:
         loss, top1, top5, examples = self._processes.sum(variable.take())
         return Totals(loss=loss, top1=top1, top5=top5, examples=examples)
-
-
-class _TotalsVariable:
-    """`Totals` of this rank, added up on the device."""
-
-    def __init__(self):
-        self._sums = tf.Variable(tf.zeros([4], tf.float64), trainable=False)
-
-    def add(self, labels, weights, logits, losses):
-        top = min(_TOP, logits.shape[-1])
-        best = tf.math.top_k(logits, top).indices
-        hits = tf.cast(best == labels[:, tf.newaxis], tf.float32)
-        rows = tf.stack(
-            [
-                losses,
-                hits[:, 0],
-                tf.reduce_sum(hits, axis=1),
-                tf.ones_like(weights),
-            ]
-        )
-        # Where the weight is 0 a loss may be anything, nan as well.
-        rows = tf.where(weights > 0, rows * weights, 0.0)
-        self._sums.assign_add(tf.reduce_sum(tf.cast(rows, tf.float64), axis=1))
-
-    def take(self) -> np.ndarray:
-        values = self._sums.numpy()
-        self._sums.assign(tf.zeros_like(self._sums))
-        return values
 
 
 def _cross_entropies(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:

@@ -101,8 +101,12 @@ def test_all_damaged_is_an_error_not_a_new_start(tmp_path):
 
 def test_an_interrupted_write_is_not_a_checkpoint(tmp_path):
     store = _saved(tmp_path, [1])
-    (tmp_path / "step_00000002.npz.123.tmp").write_bytes(b"half")
+    left = tmp_path / "step_00000002.npz.123.tmp"
+    left.write_bytes(b"half")
     assert store.restore(_variables(), _FACTS) == 1
+    # The next write cleans up.
+    store.save(3, _variables(3.0), _FACTS)
+    assert not left.exists()
 
 
 def test_another_recipe_is_refused_with_the_differences(tmp_path):

@@ -16,6 +16,7 @@ from hvd_imagenet.config import (
     RunConfig,
     require_same,
 )
+from hvd_imagenet.knobs import value_text
 from hvd_imagenet.plan import make_plan
 
 _RECIPES = sorted(
@@ -219,7 +220,7 @@ def test_limits_themselves_are_allowed(argument):
     [
         (OptimizationConfig, {"epochs": 0}, "--epochs=0 must be at least 1"),
         (OptimizationConfig, {"epochs": 1.0}, "--epochs=1.0 must be of .* int"),
-        (OptimizationConfig, {"epochs": True}, "--epochs=True must be of .*"),
+        (OptimizationConfig, {"epochs": True}, "--epochs=true must be of .*"),
         (OptimizationConfig, {"epochs": None}, "--epochs=None must be of"),
         (OptimizationConfig, {"momentum": "0.9"}, "must be of type float"),
         (OptimizationConfig, {"nesterov": 1}, "must be of type bool"),
@@ -265,7 +266,7 @@ def test_values_that_do_not_fit_together_are_refused(knobs, named):
     assert all(part in str(caught.value) for part in named)
 
     # And as the error of a flag on the command line.
-    arguments = [f"--{k}={flags.value_text(v)}" for k, v in knobs.items()]
+    arguments = [f"--{k}={value_text(v)}" for k, v in knobs.items()]
     with pytest.raises(absl_flags.IllegalFlagValueError) as caught:
         _parse(*arguments)
     assert all(part in str(caught.value) for part in named)
@@ -356,7 +357,7 @@ def test_text_leaves_out_what_is_none():
     assert "None" not in text
     assert "--evaluation_resize" not in text
     assert "--horizontal_flip=true\n" in text
-    assert "--decay_epochs=30.0,60.0,80.0\n" in text
+    assert "--decay_epochs=30,60,80\n" in text
 
 
 # --- The command line and flagfiles. ---

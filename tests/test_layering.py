@@ -16,16 +16,18 @@ _FOLDER = pathlib.Path(hvd_imagenet.__file__).parent
 # module imports lower numbers only; halves are layers within a layer.
 _MODULES = {
     "__init__": (0, ""),
-    "config": (0, ""),
     "imagenet": (0, ""),
+    "knobs": (0, ""),
     "schedule": (0, ""),
     "world": (0, ""),
+    "config": (0.5, ""),
     #
     "flags": (1, "absl.flags"),
+    "normalization": (1, "keras tensorflow"),
     "order": (1, "numpy"),
     "plan": (1, ""),
     "tfrecords": (1, "google_crc32c numpy"),
-    "normalization": (1.5, "keras tensorflow"),
+    "totals": (1, "numpy tensorflow"),
     #
     "distributed": (2, "horovod keras numpy tensorflow"),
     "optimizers": (2, "keras tensorflow"),
@@ -33,14 +35,16 @@ _MODULES = {
     "resnet": (2, "keras tensorflow"),
     "sources": (2, "PIL numpy"),
     "dataset": (2.5, "absl.logging numpy tensorflow"),
+    "splits": (2.5, ""),
     #
+    "callbacks": (3, "keras"),
     "checkpoints": (3, "absl.logging keras numpy"),
-    "runlog": (3, "absl.flags tensorflow"),
+    "runlog": (3, "tensorflow"),
     "trainer": (3, "keras numpy tensorflow"),
     #
-    "callbacks": (4, "keras numpy"),
+    "monitors": (4, "keras numpy"),
     #
-    "train": (5, "absl.app absl.flags keras"),
+    "train": (5, "absl.app keras"),
 }
 
 

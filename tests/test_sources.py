@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 import image_data
-from hvd_imagenet import imagenet, sources
+from hvd_imagenet import imagenet, splits
 from hvd_imagenet.config import Config, DataConfig, ModelConfig, RunConfig
 from hvd_imagenet.tfrecords import CorruptRecordError
 
@@ -27,7 +27,7 @@ def _config(data_dir, *, num_classes=3, workdir=None, image_size=16, **data):
 
 
 def _open(data_dir, split="train", **options):
-    return sources.open_split(_config(data_dir, **options), split)
+    return splits.open_split(_config(data_dir, **options), split)
 
 
 def _refused(data_dir, split="train", **options):

@@ -1,0 +1,252 @@
+"""What is logged, saved and shown while a `Trainer` runs: Keras callbacks."""
+
+import dataclasses
+import math
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+import numpy as np
+
+from hvd_imagenet.checkpoints import Checkpoints
+from hvd_imagenet.dataset import Batches
+from hvd_imagenet.distributed import Processes
+from hvd_imagenet.plan import Plan
+from hvd_imagenet.runlog import NullRunLog
+from hvd_imagenet.totals import Totals
+from hvd_imagenet.trainer import Trainer
+
+
+class LogMetrics(keras.callbacks.Callback):
+    """Measures loss, accuracy and speed over all ranks, and logs them.
+
+    Attributes:
+        images_per_second: over the whole run, all ranks together, without
+            the first step (which traces), evaluations and what is done at
+            epoch ends.
+        latest: what was logged last.
+    """
+
+    def __init__(
+        self,
+        trainer: Trainer,
+        processes: Processes,
+        plan: Plan,
+        batches: Batches,
+        run_log: NullRunLog,
+        *,
+        log_steps: int,
+        prints_steps: bool = True,
+    ):
+        """Takes what to measure.
+
+        Args:
+            trainer: holds the sums of loss and accuracy.
+            processes: the ranks to sum over.
+            plan: steps and epochs.
+            batches: know how long they were waited for.
+            run_log: where to write.
+            log_steps: log after every so many steps.
+            prints_steps: whether to print a line then.
+        """
+        super().__init__()
+        self.latest: dict[str, float] = {}
+        self._prints_steps = prints_steps
+        self._trainer = trainer
+        self._processes = processes
+        self._plan = plan
+        self._batches = batches
+        self._run_log = run_log
+        self._log_steps = log_steps
+        self._epoch = 0
+        self._epoch_totals = Totals(loss=0, top1=0, top5=0, examples=0)
+        self._since = None
+        self._steps = 0
+        self._all_steps = 0
+        self._all_seconds = 0.0
+
+    @property
+    def images_per_second(self) -> float | None:
+        if not self._all_steps:
+            return None
+        images = self._all_steps * self._plan.global_batch_size
+        return images / self._all_seconds
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._epoch = epoch
+        self._epoch_totals = Totals(loss=0, top1=0, top5=0, examples=0)
+        if self._since is not None:
+            self._restart_clock()
+
+    def on_train_batch_end(self, batch, logs=None):
+        done = batch + 1
+        if self._since is None:
+            # The first step traces and compiles; wait for it, then measure.
+            float(logs["loss"])
+            self._restart_clock()
+        else:
+            self._steps += 1
+        if done % self._log_steps and done != self._plan.epoch_end_step(
+            self._epoch
+        ):
+            return
+        self._log(done)
+
+    def on_epoch_end(self, epoch, logs=None):
+        step = self._plan.epoch_end_step(epoch)
+        train = self._epoch_totals.means()
+        logs.update(train)
+        words = [f"epoch {epoch + 1}/{self._plan.epochs}"]
+        words.append(f"train top-1 {train['top1']:.2%}")
+        if "val_loss" in logs:
+            validation = {
+                name.removeprefix("val_"): value
+                for name, value in logs.items()
+                if name.startswith("val_")
+            }
+            self._run_log.metrics(
+                "validation", step, {"epoch": epoch + 1, **validation}
+            )
+            words.append(
+                f"validation top-1 {validation['top1']:.2%}"
+                f" top-5 {validation['top5']:.2%}"
+                f" loss {validation['loss']:.4f}"
+            )
+        self._run_log.line(", ".join(words))
+
+    def _restart_clock(self) -> None:
+        self._batches.take_wait_seconds()
+        self._steps = 0
+        self._since = time.perf_counter()
+
+    def _log(self, done: int) -> None:
+        totals = self._trainer.take_train_totals()
+        seconds = time.perf_counter() - self._since
+        waited = self._batches.take_wait_seconds()
+        waited, skipped = self._processes.sum(
+            np.array([waited, len(self._batches.skipped)], np.float64)
+        )
+        self._epoch_totals = Totals(
+            **{
+                name: value + getattr(totals, name)
+                for name, value in dataclasses.asdict(
+                    self._epoch_totals
+                ).items()
+            }
+        )
+        values = {
+            "epoch": done
+            * self._plan.global_batch_size
+            / self._plan.train_images,
+            **totals.means(),
+            "learning_rate": self._plan.learning_rate(done - 1),
+        }
+        if self._steps:
+            images = self._steps * self._plan.global_batch_size
+            values["images_per_second"] = images / seconds
+            values["data_wait_share"] = (
+                waited / self._processes.world.size / seconds
+            )
+            self._all_steps += self._steps
+            self._all_seconds += seconds
+        if skipped:
+            values["skipped_images"] = skipped
+        scale = getattr(self.model.optimizer, "dynamic_scale", None)
+        if scale is not None:
+            values["loss_scale"] = float(scale)
+        self.latest = values
+        self._run_log.metrics("train", done, values)
+        if self._prints_steps:
+            self._run_log.line(self._sentence(done, values))
+        if not math.isfinite(values["loss"]):
+            # The sum over ranks, so that all of them stop here.
+            raise FloatingPointError(
+                f"the training loss is {values['loss']} before step {done};"
+                " lower the learning rate or lengthen the warmup, and resume"
+                " from the last checkpoint."
+            )
+        self._restart_clock()
+
+    def _sentence(self, done: int, values: Mapping[str, float]) -> str:
+        words = [
+            f"step {done}/{self._plan.total_steps}",
+            f"epoch {values['epoch']:.2f}",
+            f"loss {values['loss']:.4f}",
+            f"top-1 {values['top1']:.2%}",
+            f"rate {values['learning_rate']:.4g}",
+        ]
+        if "images_per_second" in values:
+            words.append(f"{values['images_per_second']:.1f} images/s")
+            words.append(f"waiting for data {values['data_wait_share']:.0%}")
+        return ", ".join(words)
+
+
+class SaveCheckpoints(keras.callbacks.Callback):
+    """Checkpoints at epoch ends and every `every_steps` steps.
+
+    All ranks take part, as the running statistics are shared first; rank 0
+    writes.
+    """
+
+    def __init__(
+        self,
+        trainer: Trainer,
+        checkpoints: Checkpoints,
+        facts: Mapping[str, Any],
+        plan: Plan,
+        *,
+        writes: bool,
+        every_steps: int,
+    ):
+        super().__init__()
+        self._trainer = trainer
+        self._checkpoints = checkpoints
+        self._facts = facts
+        self._plan = plan
+        self._writes = writes
+        self._every_steps = every_steps
+
+    def on_train_batch_end(self, batch, logs=None):
+        done = batch + 1
+        if self._every_steps and done % self._every_steps == 0:
+            self._save(done)
+
+    def on_epoch_end(self, epoch, logs=None):
+        self._save(self._plan.epoch_end_step(epoch))
+
+    def _save(self, step: int) -> None:
+        self._trainer.sync_statistics()
+        if self._writes:
+            self._checkpoints.save(step, self._trainer.state, self._facts)
+
+
+class ProgressBar(keras.callbacks.Callback):
+    """A bar per epoch with what was logged last, for a terminal."""
+
+    _SHOWN = ("loss", "top1", "learning_rate", "images_per_second")
+
+    def __init__(self, plan: Plan, log: LogMetrics):
+        super().__init__()
+        self._plan = plan
+        self._log = log
+        self._bar = None
+        self._first = 0
+        self._end = 0
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._bar = None
+        self._end = self._plan.epoch_end_step(epoch)
+
+    def on_train_batch_end(self, batch, logs=None):
+        if self._bar is None:
+            self._first = batch
+            self._bar = keras.utils.Progbar(
+                self._end - batch, stateful_metrics=self._SHOWN
+            )
+        values = [
+            (name, self._log.latest[name])
+            for name in self._SHOWN
+            if name in self._log.latest
+        ]
+        self._bar.update(batch - self._first + 1, values)
