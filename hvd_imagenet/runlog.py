@@ -37,6 +37,8 @@ _PACKAGES = (
     "horovod",
     "numpy",
 )
+# In metrics.jsonl alone: TensorBoard's horizontal axis, and a constant.
+_NO_CURVES = {"epoch", "examples"}
 
 
 class NullRunLog:
@@ -119,8 +121,8 @@ class RunLog(NullRunLog):
         self._metrics.write(json.dumps(record) + "\n")
         self._metrics.flush()
         with self._writers[kind].as_default(step):
-            for name, value in values.items():
-                tf.summary.scalar(name, value)
+            for name in values.keys() - _NO_CURVES:
+                tf.summary.scalar(name, values[name])
 
     def line(self, text: str) -> None:
         sys.stdout.write(text + "\n")
