@@ -150,3 +150,27 @@ def test_secrets_do_not_reach_the_run_directory():
         "HOROVOD_CYCLE_TIME": "10",
         "NCCL_SOCKET_IFNAME": "eth0",
     }
+
+
+@pytest.mark.horovod
+def test_ranks_with_other_flags_are_named_before_work(tmp_path):
+    program = (
+        "import os, sys;"
+        "sys.argv[1:] += ['--seed=' + os.environ['HOROVOD_RANK']];"
+        "from hvd_imagenet import train; train.run()"
+    )
+    finished = jobs.run(
+        2,
+        "-c",
+        program,
+        *jobs.TINY,
+        "--data_format=synthetic",
+        "--train_images=64",
+        "--validation_images=64",
+        f"--workdir={tmp_path}",
+        check=False,
+    )
+    assert finished.returncode != 0
+    assert "error: seed is 1 on rank 1" in finished.stderr
+    assert "0 on rank 0" in finished.stderr
+    assert not (tmp_path / "metrics.jsonl").exists()

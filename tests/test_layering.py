@@ -44,7 +44,8 @@ _MODULES = {
     #
     "monitors": (4, "keras numpy"),
     #
-    "train": (5, "absl.app keras"),
+    "job": (5, "keras"),
+    "train": (6, "absl.app"),
 }
 
 

@@ -1,0 +1,294 @@
+"""One training job on this rank: from a configuration to its result."""
+
+import dataclasses
+import os
+import socket
+import sys
+from typing import Any
+
+import keras
+
+from hvd_imagenet import (
+    callbacks,
+    checkpoints,
+    dataset,
+    distributed,
+    monitors,
+    optimizers,
+    resnet,
+    runlog,
+    splits,
+)
+from hvd_imagenet.config import Config
+from hvd_imagenet.distributed import Processes
+from hvd_imagenet.plan import Plan, make_plan
+from hvd_imagenet.sources import Source
+from hvd_imagenet.trainer import Trainer
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Job:
+    """What a job has to work with, all of it checked.
+
+    Attributes:
+        config: what was asked.
+        processes: the ranks, and this one's place among them.
+        plan: what they will do.
+        train_source: training images.
+        validation_source: validation images.
+        run_log: the run directory on rank 0, nothing elsewhere.
+        threads: threads of the input pipeline.
+    """
+
+    config: Config
+    processes: Processes
+    plan: Plan
+    train_source: Source
+    validation_source: Source
+    run_log: runlog.NullRunLog
+    threads: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SavedRun:
+    """The checkpoints of a run, and what tells them from another's."""
+
+    checkpoints: checkpoints.Checkpoints
+    facts: dict[str, Any]
+
+
+def prepare(config: Config) -> Job:
+    """Joins the other ranks and checks everything that can be wrong.
+
+    Raises:
+        ValueError: one sentence on what is wrong and the remedy.
+    """
+    processes = distributed.start(compression=config.optimization.compression)
+    world = processes.world
+    # One process per host walks through the data files; the others then find
+    # the index that it has left.
+    if world.local_rank != 0:
+        processes.barrier()
+    train_source = splits.open_split(config, "train")
+    validation_source = splits.open_split(config, "validation")
+    if world.local_rank == 0:
+        processes.barrier()
+    plan = make_plan(
+        config,
+        world_size=world.size,
+        train_images=len(train_source),
+        validation_images=len(validation_source),
+    )
+    _require_same_everywhere(
+        processes,
+        {
+            **config.recipe(),
+            "train_images": plan.train_images,
+            "validation_images": plan.validation_images,
+        },
+    )
+    return Job(
+        config=config,
+        processes=processes,
+        plan=plan,
+        train_source=train_source,
+        validation_source=validation_source,
+        run_log=runlog.RunLog(config)
+        if world.is_first
+        else runlog.NullRunLog(),
+        threads=config.data.input_threads
+        or distributed.threads_per_process(world),
+    )
+
+
+def resume(job: Job) -> tuple[Trainer, SavedRun, int]:
+    """Builds the model as it was when it was last saved, or new.
+
+    Returns:
+        (trainer, its checkpoints, steps that are done already).
+
+    Raises:
+        ValueError: the checkpoints are of another run, or damaged.
+    """
+    config, plan = job.config, job.plan
+    keras.utils.set_random_seed(config.run.seed)
+    trainer = Trainer(
+        resnet.build_model(config.model),
+        _make_optimizer(config),
+        job.processes,
+        batch_size_per_process=plan.batch_size_per_process,
+        accumulation_steps=plan.accumulation_steps,
+        bn_statistics=config.model.bn_statistics,
+    )
+    saved = SavedRun(
+        checkpoints=checkpoints.Checkpoints(
+            os.path.join(config.run.workdir or "", "checkpoints"),
+            keep=config.run.keep_checkpoints,
+        ),
+        facts={
+            **config.recipe(),
+            "global_batch_size": plan.global_batch_size,
+            "train_images": plan.train_images,
+        },
+    )
+    first_step = 0
+    if job.processes.world.is_first:
+        first_step = saved.checkpoints.restore(trainer.state, saved.facts)
+    # The state itself follows when training begins.
+    return trainer, saved, job.processes.broadcast_object(first_step)
+
+
+def run(
+    job: Job, trainer: Trainer, saved: SavedRun, first_step: int
+) -> dict[str, Any]:
+    """Trains from `first_step` to the end, evaluates and writes the run.
+
+    Returns:
+        The content of `result.json`.
+
+    Raises:
+        CorruptRecordError: a record cannot be used.
+        FloatingPointError: the loss is not finite.
+    """
+    config, plan, run_log = job.config, job.plan, job.run_log
+    batches = dataset.training_batches(
+        config,
+        plan,
+        job.train_source,
+        job.processes.world,
+        threads=job.threads,
+        first_step=first_step,
+    )
+    log = monitors.LogMetrics(
+        trainer,
+        job.processes,
+        plan,
+        batches,
+        run_log,
+        log_steps=config.run.log_steps,
+        prints_steps=not sys.stdout.isatty(),
+    )
+    result = {}
+
+    def evaluate_epoch(epoch: int) -> dict[str, Any]:
+        every = config.run.evaluation_every_epochs
+        if (epoch + 1) % every and epoch + 1 != plan.epochs:
+            return {}
+        result.update(_evaluate(job, trainer))
+        return {f"val_{name}": value for name, value in result.items()}
+
+    run_log.begin(plan, _environment(job), first_step)
+    try:
+        run_log.line(_headline(config, plan, first_step))
+        trainer.fit(
+            plan,
+            batches,
+            callbacks=_callbacks(job, trainer, saved, first_step, log),
+            first_step=first_step,
+            evaluate=evaluate_epoch,
+        )
+        if first_step == plan.total_steps:  # Nothing was left to train.
+            result.update(_evaluate(job, trainer))
+    finally:
+        run_log.close()
+    result.update(epochs=plan.epochs, images_per_second=log.images_per_second)
+    run_log.finish(result)
+    return result
+
+
+def _callbacks(
+    job: Job,
+    trainer: Trainer,
+    saved: SavedRun,
+    first_step: int,
+    log: monitors.LogMetrics,
+) -> list[keras.callbacks.Callback]:
+    config, plan = job.config, job.plan
+    is_first = job.processes.world.is_first
+    calls = [
+        callbacks.BroadcastState(job.processes),
+        *callbacks.learning_rate_callbacks(
+            plan,
+            config.optimization.base_learning_rate,
+            config.optimization.base_batch_size,
+            first_step,
+        ),
+        log,
+        monitors.SaveCheckpoints(
+            trainer,
+            saved.checkpoints,
+            saved.facts,
+            plan,
+            writes=is_first,
+            every_steps=config.run.checkpoint_steps,
+        ),
+    ]
+    if is_first and sys.stdout.isatty():
+        calls.append(monitors.ProgressBar(plan, log))
+    return calls
+
+
+def _evaluate(job: Job, trainer: Trainer) -> dict[str, Any]:
+    batches = dataset.evaluation_batches(
+        job.config,
+        job.plan,
+        job.validation_source,
+        job.processes.world,
+        threads=job.threads,
+    )
+    totals = trainer.evaluate(
+        batches,
+        steps=job.plan.evaluation_steps,
+        examples=job.plan.validation_images,
+    )
+    result = {**totals.means(), "examples": int(totals.examples)}
+    if totals.skipped:
+        result["skipped"] = int(totals.skipped)
+    return result
+
+
+def _make_optimizer(config: Config) -> keras.optimizers.Optimizer:
+    asked = config.optimization
+    optimizer = optimizers.MomentumSGD(
+        momentum=asked.momentum,
+        nesterov=asked.nesterov,
+        weight_decay=asked.weight_decay,
+    )
+    if config.model.precision == "float16":
+        return keras.optimizers.LossScaleOptimizer(optimizer)
+    return optimizer
+
+
+def _require_same_everywhere(
+    processes: Processes, facts: dict[str, Any]
+) -> None:
+    """Ranks with other flags or other data would wait for each other."""
+    first = processes.broadcast_object(facts)
+    for name, value in facts.items():
+        if value != first[name]:
+            raise ValueError(
+                f"{name} is {value} on rank {processes.world.rank}"
+                f" ({socket.gethostname()}) and {first[name]} on rank 0; give"
+                " all hosts the same flags and data."
+            )
+
+
+def _environment(job: Job) -> dict[str, Any]:
+    return {
+        "world": dataclasses.asdict(job.processes.world),
+        "threads_per_process": job.threads,
+        "variables": distributed.describe_environment(os.environ),
+    }
+
+
+def _headline(config: Config, plan: Plan, first_step: int) -> str:
+    words = [
+        f"{config.model.model} on {plan.train_images} images",
+        f"processes {plan.world_size} x micro-batches"
+        f" {plan.accumulation_steps} x images {plan.batch_size_per_process} ="
+        f" {plan.global_batch_size} images per step",
+        f"{plan.epochs} epochs = {plan.total_steps} steps",
+    ]
+    if first_step:
+        words.append(f"resumed at step {first_step}")
+    return ", ".join(words)
