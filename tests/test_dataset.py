@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 
 import image_data
-from hvd_imagenet import dataset, order, preprocessing, sources
+from hvd_imagenet import dataset, order, preprocessing, splits
 from hvd_imagenet.config import (
     Config,
     DataConfig,
@@ -107,7 +107,7 @@ def _plan(config, source, split, size=1):
 
 
 def _batches(config, split, *, rank=0, size=1, threads=2, first_step=0):
-    source = sources.open_split(config, split)
+    source = splits.open_split(config, split)
     plan = _plan(config, source, split, size)
     world = World(rank=rank, size=size, local_rank=rank, local_size=size)
     if split == "train":
@@ -471,7 +471,7 @@ def test_damage_is_skipped_and_named_on_request(
     assert batches.skipped == []
     _assert_skipped(_arrays(batches), clean, bad)
     # In the order of the batches, and once for every time it was needed.
-    source = sources.open_split(config, split)
+    source = splits.open_split(config, split)
     indices = _joined(clean, "indices")
     assert batches.skipped == [
         source.where(index) for index in indices if index in bad
@@ -569,7 +569,7 @@ def folder(tmp_path):
 def test_a_folder_gives_batches(folder, split):
     config = _config(folder)
     batches = _arrays(_batches(config, split))
-    source = sources.open_split(config, split)
+    source = splits.open_split(config, split)
     prepare = preprocessing.make_preprocessing(config.data, _SIZE)
     weights = _joined(batches, "weights")
     indices = _joined(batches, "indices")[weights == 1]
