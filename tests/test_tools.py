@@ -29,7 +29,6 @@ def test_the_quick_start_at_tiny_size(tmp_path):
         "quickstart",
         "--model=resnet18",
         "--image_size=32",
-        "--evaluation_resize=36",
         "--epochs=2",
         QUICKSTART_WORKDIR=str(tmp_path / "run"),
     )

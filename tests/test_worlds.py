@@ -32,6 +32,7 @@ _FLAGS = (
     "--keep_checkpoints=10",
 )
 _STEPS = 8
+_LOSSES = (2.283729, 2.021566, 1.800881, 1.619994, 1.326646)  # Of the first.
 _LAST = f"step_{_STEPS:08d}.npz"
 
 
@@ -231,3 +232,12 @@ def test_fp16_on_the_wire_gives_the_same_curve(patterns, tmp_path, runs):
     assert ours[0] == theirs[0]
     assert ours != theirs
     np.testing.assert_allclose(ours, theirs, rtol=5e-2)
+
+
+def test_the_first_losses_are_those_of_this_recipe(runs):
+    """A change of these numbers is a change of the numerics.
+
+    If one is meant to, it says so and brings its own.
+    """
+    losses = [m["loss"] for m in jobs.metrics(runs[1])]
+    np.testing.assert_allclose(losses[:5], _LOSSES, rtol=1e-3)
