@@ -21,6 +21,7 @@ import numpy as np
 
 # What np.load raises for a damaged .npz file, depending on where it is damaged.
 NPZ_ERRORS = (
+    AttributeError,
     EOFError,
     KeyError,
     OSError,
