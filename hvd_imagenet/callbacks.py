@@ -24,8 +24,8 @@ class BroadcastState(keras.callbacks.Callback):
         self._processes.broadcast([*self.model.variables, *optimizer.variables])
 
 
-class _LearningRate(keras.callbacks.Callback, abc.ABC):
-    """Sets the rate of a step before it, by a pure function of the step."""
+class _EveryStep(keras.callbacks.Callback, abc.ABC):
+    """Sets something of a step before it, by a pure function of the step."""
 
     def __init__(self, first_step: int | None = None):
         """Says which step is the first.
@@ -39,8 +39,8 @@ class _LearningRate(keras.callbacks.Callback, abc.ABC):
         self._step = 0
 
     @abc.abstractmethod
-    def rate(self, step: int) -> float | None:
-        """Learning rate of a global step, None to leave it as it is."""
+    def before_step(self, step: int) -> None:
+        """Prepares the optimizer for a global step."""
 
     def on_train_begin(self, logs=None):
         self._step = self._first_step
@@ -48,12 +48,23 @@ class _LearningRate(keras.callbacks.Callback, abc.ABC):
             self._step = int(self.model.optimizer.iterations)
 
     def on_train_batch_begin(self, batch, logs=None):
-        rate = self.rate(self._step)
-        if rate is not None:
-            self.model.optimizer.learning_rate = rate
+        self.before_step(self._step)
 
     def on_train_batch_end(self, batch, logs=None):
         self._step += 1
+
+
+class _LearningRate(_EveryStep):
+    """Sets the learning rate."""
+
+    @abc.abstractmethod
+    def rate(self, step: int) -> float | None:
+        """Learning rate of a global step, None to leave it as it is."""
+
+    def before_step(self, step: int) -> None:
+        rate = self.rate(step)
+        if rate is not None:
+            self.model.optimizer.learning_rate = rate
 
 
 class LinearScaling(_LearningRate):
@@ -103,6 +114,46 @@ class Warmup(_LearningRate):
 
     def rate(self, step: int) -> float | None:
         return self._warmup(step) if step < self._warmup.steps else None
+
+
+class RMSpropTransition(_EveryStep):
+    """Leads `rmsprop_warmup.RMSpropWarmup` from RMSprop to momentum SGD.
+
+    Akiba 2017 (arXiv 1711.04325). With 156 steps per epoch:
+
+        RMSpropTransition(lambda step: schedule.rmsprop_transition(step / 156))
+    """
+
+    def __init__(
+        self,
+        transition: Callable[[int], float],
+        first_step: int | None = None,
+    ):
+        """Takes the transition.
+
+        Args:
+            transition: share of SGD by global step.
+            first_step: see the base class.
+        """
+        super().__init__(first_step)
+        self._transition = transition
+
+    def on_train_begin(self, logs=None):
+        if not hasattr(self._optimizer, "sgd_share"):
+            raise ValueError(
+                "RMSpropTransition sets the sgd_share of an RMSpropWarmup;"
+                f" {type(self._optimizer).__name__} has none."
+            )
+        super().on_train_begin(logs)
+
+    def before_step(self, step: int) -> None:
+        self._optimizer.sgd_share = self._transition(step)
+
+    @property
+    def _optimizer(self) -> keras.optimizers.Optimizer:
+        """The model's, without the LossScaleOptimizer around it."""
+        optimizer = self.model.optimizer
+        return getattr(optimizer, "inner_optimizer", optimizer)
 
 
 def learning_rate_callbacks(

@@ -2,8 +2,9 @@
 
 Goyal et al. 2017, "Accurate, Large Minibatch SGD: Training ImageNet in 1
 Hour" (arXiv 1706.02677): the linear scaling rule (section 2.1), the warmup
-(section 2.2) and the step schedule (section 5.1). Nothing here keeps state, so
-a resumed run needs to restore none.
+(section 2.2) and the step schedule (section 5.1). Also the transition of
+Akiba's RMSprop warm-up, a function of the epoch. Nothing here keeps state, so a
+resumed run needs to restore none.
 """
 
 import bisect
@@ -21,6 +22,47 @@ def linear_scaling(
     """
     # The quotient first: equal batches must give exactly the base rate.
     return base_learning_rate * (global_batch_size / base_batch_size)
+
+
+def rmsprop_transition(
+    epoch: float,
+    center_epochs: float = 10.0,
+    period_epochs: float = 5.0,
+    slope: str = "continuous",
+) -> float:
+    """Share of SGD at `epoch` in Akiba's RMSprop warm-up; the rest is RMSprop.
+
+    Akiba, Suzuki and Fukuda 2017 (arXiv 1711.04325), "RMSprop Warm-up", a
+    curve in the shape of an exponential linear unit. With b the center and p
+    the period:
+
+        0.5 * exp(2 * (epoch - b) / p)    below b
+        0.5 + s * (epoch - b) / p         from b to b + p / 2
+        1                                 from b + p / 2 on
+
+    The printed formula has s = 2 (in two transcriptions that agree; the paper
+    was not at hand): it passes 1 at b + p / 4, where the share of RMSprop turns
+    negative, nears 1.5 and drops to 1. With s = 1 value and slope are
+    continuous at b, and the line meets 1.
+
+    Args:
+        epoch: epochs done, at least 0; fractions give a smooth transition,
+            whole numbers the public Chainer code's.
+        center_epochs: b, where both have half.
+        period_epochs: p, more than 0.
+        slope: "continuous", s = 1, or "printed", s = 2.
+    """
+    slopes = {"continuous": 1.0, "printed": 2.0}
+    if slope not in slopes:
+        raise ValueError(f"slope={slope} must be one of {list(slopes)}.")
+    if not period_epochs > 0.0:
+        raise ValueError(f"period_epochs={period_epochs} must be > 0.")
+    periods = (epoch - center_epochs) / period_epochs
+    if periods < 0.0:
+        return 0.5 * math.exp(2.0 * periods)
+    if periods < 0.5:
+        return 0.5 + slopes[slope] * periods
+    return 1.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -35,6 +35,9 @@ _MODULES = {
     "resnet": (2, "keras tensorflow"),
     "sources": (2, "PIL numpy"),
     "dataset": (2.5, "absl.logging numpy tensorflow"),
+    "lamb": (2.5, "keras tensorflow"),
+    "lars": (2.5, "keras tensorflow"),
+    "rmsprop_warmup": (2.5, "keras tensorflow"),
     "splits": (2.5, ""),
     #
     "callbacks": (3, "keras"),

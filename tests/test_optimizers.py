@@ -1,10 +1,18 @@
-"""Momentum SGD: the golden vectors, and 50 steps against plain NumPy."""
+"""Momentum SGD: the golden vectors, and 50 steps against plain NumPy.
+
+Also what all optimizers of the package have in common.
+"""
+
+import inspect
 
 import keras
 import numpy as np
 import pytest
 
+from hvd_imagenet.lamb import LAMB
+from hvd_imagenet.lars import LARS
 from hvd_imagenet.optimizers import MomentumSGD
+from hvd_imagenet.rmsprop_warmup import RMSpropWarmup
 
 _RATES = (0.1, 0.1, 0.2, 0.2, 0.02)
 
@@ -90,3 +98,115 @@ def test_impossible_constants_are_refused(arguments):
     (value,) = arguments.values()
     with pytest.raises(ValueError, match=str(value)):
         MomentumSGD(**arguments)
+
+
+# With no constant at its default.
+_ALL = {
+    "momentum_sgd": lambda: MomentumSGD(
+        0.01, 0.8, nesterov=True, weight_decay=0.01, not_decayed=("gamma",)
+    ),
+    "lars_you2017": lambda: LARS(
+        0.01, 0.8, 0.01, coefficient=0.02, skipped=("gamma",)
+    ),
+    "lars_mlperf": lambda: LARS(
+        0.01, 0.8, 0.01, 0.02, "mlperf", 0.1, nesterov=True, skipped=("gamma",)
+    ),
+    "rmsprop_warmup": lambda: RMSpropWarmup(
+        0.01, 0.8, 0.9, 1e-3, 1e-2, 0.01, not_decayed=("gamma",)
+    ),
+    "lamb": lambda: LAMB(0.01, 0.8, 0.9, 1e-3, 0.01, skipped=("gamma",)),
+}
+
+
+@pytest.fixture(params=_ALL)
+def optimizer(request):
+    return _ALL[request.param]()
+
+
+def _model():
+    """Float16 work on float32 weights, and all names that are special."""
+    keras.utils.set_random_seed(0)
+    return keras.Sequential(
+        [
+            keras.Input([4]),
+            keras.layers.Dense(8, dtype="mixed_float16"),
+            keras.layers.BatchNormalization(dtype="mixed_float16"),
+            keras.layers.Dense(1, dtype="float32"),
+        ]
+    )
+
+
+def _fit(model, optimizer):
+    model.compile(optimizer, "mse", jit_compile=False)
+    generator = np.random.default_rng(0)
+    images = generator.normal(size=(16, 4)).astype(np.float32)
+    return model.fit(
+        images, images[:, :1], batch_size=8, epochs=2, verbose=0, shuffle=False
+    )
+
+
+def test_all_survive_serialisation(optimizer):
+    config = keras.optimizers.serialize(optimizer)
+    assert config["registered_name"].startswith("hvd_imagenet>")
+    copy = keras.optimizers.deserialize(config)
+    assert type(copy) is type(optimizer)
+    assert copy.get_config() == optimizer.get_config()
+    # No argument is forgotten in the configuration.
+    arguments = inspect.signature(type(optimizer)).parameters.keys()
+    assert arguments - {"kwargs"} <= config["config"].keys()
+    assert copy.coupled_weight_decay == 0.01
+    # Keras must not apply a decoupled decay beside ours.
+    assert copy.weight_decay is None
+
+
+def test_all_survive_a_saved_model(optimizer, tmp_path):
+    model = _model()
+    _fit(model, optimizer)
+    model.save(tmp_path / "model.keras")
+    copy = keras.models.load_model(tmp_path / "model.keras").optimizer
+    assert type(copy) is type(optimizer)
+    assert copy.get_config() == optimizer.get_config()
+    assert len(copy.variables) == len(optimizer.variables)
+    for ours, theirs in zip(copy.variables, optimizer.variables, strict=True):
+        np.testing.assert_array_equal(ours.numpy(), theirs.numpy())
+    assert int(copy.iterations) == 4
+
+
+def test_all_keep_float32_state_for_float16_networks(optimizer):
+    model = _model()
+    before = [v.numpy() for v in model.trainable_variables]
+    _fit(model, keras.optimizers.LossScaleOptimizer(optimizer, 1024.0))
+    assert int(optimizer.iterations) == 4
+    for variable in optimizer.variables:
+        assert variable.dtype in ("float32", "int64"), variable.path
+        # Momentum and averages: none is left at zero, none is damaged.
+        values = variable.numpy()
+        assert np.all(np.isfinite(values)) and np.any(values), variable.path
+    for start, variable in zip(before, model.trainable_variables, strict=True):
+        assert np.any(variable.numpy() != start), variable.path
+
+
+def test_all_work_the_same_under_loss_scaling(optimizer):
+    plain = type(optimizer).from_config(optimizer.get_config())
+    scaled = keras.optimizers.LossScaleOptimizer(optimizer, 1024.0)
+    start = np.array([1.0, -2.0])
+    ours, theirs = _variable(start), _variable(start)
+    generator = np.random.default_rng(0)
+    for _ in range(3):
+        gradient = generator.normal(size=2).astype(np.float32)
+        plain.apply([gradient], [ours])
+        scaled.apply([1024.0 * gradient], [theirs])
+    np.testing.assert_array_equal(ours.numpy(), theirs.numpy())
+    assert np.all(ours.numpy() != start)
+
+
+def test_all_skip_an_infinite_gradient(optimizer):
+    scaled = keras.optimizers.LossScaleOptimizer(optimizer, 1024.0)
+    variable = _variable([1.0, -2.0])
+    scaled.apply([np.array([1.0, 2.0], np.float32)], [variable])
+    before = [v.numpy() for v in (variable, *optimizer.variables)]
+    scaled.apply([np.array([np.inf, 2.0], np.float32)], [variable])
+    after = [v.numpy() for v in (variable, *optimizer.variables)]
+    for old, new in zip(before, after, strict=True):
+        np.testing.assert_array_equal(old, new)
+    assert float(scaled.dynamic_scale) == 512.0

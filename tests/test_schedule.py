@@ -141,3 +141,64 @@ def test_cosine_falls_at_every_step():
 def test_cosine_of_no_steps_is_defined():
     # A run that is all warmup asks for it at its end.
     assert schedule.Cosine(start=780, end=780)(780) == 1.0
+
+
+_BEGINNING = [
+    (0, 0.00915781944),
+    (1, 0.0136618612),
+    (2, 0.0203811020),
+    (5, 0.0676676416),
+    (8, 0.224664482),
+    (9, 0.335160023),
+    (9.5, 0.409365377),
+    (10, 0.5),
+]
+
+
+@pytest.mark.parametrize(
+    ("slope", "epoch", "expected"),
+    [
+        *(("continuous", *row) for row in _BEGINNING),
+        ("continuous", 10.5, 0.6),
+        ("continuous", 11, 0.7),
+        ("continuous", 12, 0.9),
+        ("continuous", 12.5, 1.0),
+        ("continuous", 90, 1.0),
+        *(("printed", *row) for row in _BEGINNING),
+        ("printed", 10.5, 0.7),
+        ("printed", 11, 0.9),
+        ("printed", 12, 1.3),
+        ("printed", 12.5, 1.0),
+        ("printed", 90, 1.0),
+    ],
+)
+def test_golden_shares_of_akibas_transition(slope, epoch, expected):
+    share = schedule.rmsprop_transition(epoch, slope=slope)
+    assert share == pytest.approx(expected, rel=1e-8)
+
+
+def test_the_default_transition_has_no_jump_in_value_or_slope():
+    shares = [schedule.rmsprop_transition(0.001 * n) for n in range(14_000)]
+    rises = [after - before for before, after in itertools.pairwise(shares)]
+    assert min(rises) >= 0.0
+    assert max(rises) == pytest.approx(0.001 / 5, rel=1e-6)
+    # The slope jumps where the line ends, and nowhere before.
+    changes = [abs(b - a) for a, b in itertools.pairwise(rises[:12_499])]
+    assert max(changes) < 1e-7
+
+
+def test_another_center_and_period():
+    transition = schedule.rmsprop_transition
+    assert transition(4, 4, 2) == 0.5
+    assert transition(3, 4, 2) == pytest.approx(0.5 / 2.718281828)
+    assert transition(4.5, 4, 2) == pytest.approx(0.75)
+    assert transition(5, 4, 2) == 1.0
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"slope": "steep"}, {"period_epochs": 0.0}]
+)
+def test_impossible_transitions_are_refused(arguments):
+    ((name, value),) = arguments.items()
+    with pytest.raises(ValueError, match=f"{name}={value}"):
+        schedule.rmsprop_transition(1.0, **arguments)
