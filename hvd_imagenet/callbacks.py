@@ -1,13 +1,12 @@
 """Keras callbacks for any Keras 3 model: state from rank 0, learning rate."""
 
 import abc
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import keras
 
 from hvd_imagenet import schedule as schedule_lib
 from hvd_imagenet.distributed import Processes
-from hvd_imagenet.plan import Plan
 
 
 class BroadcastState(keras.callbacks.Callback):
@@ -154,22 +153,3 @@ class RMSpropTransition(_EveryStep):
         """The model's, without the LossScaleOptimizer around it."""
         optimizer = self.model.optimizer
         return getattr(optimizer, "inner_optimizer", optimizer)
-
-
-def learning_rate_callbacks(
-    plan: Plan,
-    base_learning_rate: float,
-    base_batch_size: int,
-    first_step: int,
-) -> Sequence[keras.callbacks.Callback]:
-    """Brings a plan's rates to the optimizer, step by step."""
-    return [
-        LinearScaling(
-            base_learning_rate,
-            base_batch_size,
-            plan.global_batch_size,
-            plan.schedule.decay,
-            first_step,
-        ),
-        Warmup(plan.schedule.warmup, first_step),
-    ]

@@ -217,20 +217,34 @@ class OptimizationConfig(Checked):
         choices=("gradual", "constant", "none"),
     )
     warmup_epochs: float = recipe(
-        5.0, "Length of the warmup.", unit="epochs", minimum=0.0
+        5.0,
+        "Length of the warmup.",
+        unit="epochs",
+        minimum=0.0,
+        when=("warmup", ("gradual", "constant")),
     )
     warmup_learning_rate: float | None = recipe(
         None,
         "Learning rate that the warmup starts at. Default: base_learning_rate.",
         minimum=0.0,
         maximum=1000.0,
+        when=("warmup", ("gradual", "constant")),
     )
     schedule: str = recipe(
         "steps",
         "Learning rate after the warmup: x decay_factor at every one of"
-        " decay_epochs, half a cosine from the end of the warmup to zero at"
-        " the end, or constant.",
-        choices=("steps", "cosine", "constant"),
+        " decay_epochs; half a cosine from the end of the warmup to zero at"
+        " the end; a polynomial from there to end_learning_rate; the rate x"
+        " piecewise_shares from piecewise_epochs on, constant or on a line in"
+        " between; or constant.",
+        choices=(
+            "steps",
+            "cosine",
+            "polynomial",
+            "piecewise_constant",
+            "piecewise_linear",
+            "constant",
+        ),
     )
     decay_epochs: tuple[float, ...] = recipe(
         (30.0, 60.0, 80.0),
@@ -238,23 +252,114 @@ class OptimizationConfig(Checked):
         " lowers the rate.",
         unit="epochs",
         minimum=0.0,
+        when=("schedule", ("steps",)),
     )
     decay_factor: float = recipe(
         0.1,
         "What schedule=steps multiplies the rate by.",
         minimum=0.0,
         maximum=1.0,
+        when=("schedule", ("steps",)),
+    )
+    polynomial_power: float = recipe(
+        2.0,
+        "Power of schedule=polynomial.",
+        minimum=0.1,
+        maximum=10.0,
+        when=("schedule", ("polynomial",)),
+    )
+    end_learning_rate: float = recipe(
+        0.0,
+        "Learning rate that schedule=polynomial ends at; not scaled.",
+        minimum=0.0,
+        maximum=1000.0,
+        when=("schedule", ("polynomial",)),
+    )
+    piecewise_epochs: tuple[float, ...] = recipe(
+        (0.0,),
+        "Epochs of piecewise_shares, counted from the start of the run. One"
+        " that stands twice makes the rate jump.",
+        unit="epochs",
+        minimum=0.0,
+        when=("schedule", ("piecewise_constant", "piecewise_linear")),
+    )
+    piecewise_shares: tuple[float, ...] = recipe(
+        (1.0,),
+        "Learning rates at piecewise_epochs, as shares of the rate by the"
+        " linear scaling rule.",
+        minimum=0.0,
+        when=("schedule", ("piecewise_constant", "piecewise_linear")),
+    )
+    optimizer: str = recipe(
+        "momentum",
+        "Update rule: momentum SGD; LARS as You 2017 or as MLPerf's reference"
+        " has it; RMSprop that turns into momentum SGD (Akiba 2017); LAMB.",
+        choices=("momentum", "lars", "lars_mlperf", "rmsprop_warmup", "lamb"),
+    )
+    lars_coefficient: float = recipe(
+        0.001,
+        "Trust coefficient of LARS: how far a step moves a layer at rate 1, as"
+        " a share of the layer's norm.",
+        minimum=1e-6,
+        maximum=1.0,
+        when=("optimizer", ("lars", "lars_mlperf")),
+    )
+    rmsprop_learning_rate: float = recipe(
+        3e-4,
+        "Learning rate of the RMSprop part of optimizer=rmsprop_warmup.",
+        minimum=0.0,
+        maximum=1.0,
+        when=("optimizer", ("rmsprop_warmup",)),
+    )
+    rmsprop_center_epochs: float = recipe(
+        10.0,
+        "Epoch at which optimizer=rmsprop_warmup is half SGD.",
+        unit="epochs",
+        minimum=0.0,
+        when=("optimizer", ("rmsprop_warmup",)),
+    )
+    rmsprop_period_epochs: float = recipe(
+        5.0,
+        "Twice the time that optimizer=rmsprop_warmup takes from half SGD to"
+        " SGD alone.",
+        unit="epochs",
+        minimum=0.01,
+        when=("optimizer", ("rmsprop_warmup",)),
+    )
+    rmsprop_slope: str = recipe(
+        "continuous",
+        "How SGD's share rises from half on: so that it meets 1, or by the"
+        " formula as it is printed, which passes 1 and drops back.",
+        choices=("continuous", "printed"),
+        when=("optimizer", ("rmsprop_warmup",)),
     )
     momentum: float = recipe(
-        0.9, "Momentum of SGD.", minimum=0.0, maximum=0.99999
+        0.9,
+        "Momentum: share of the old value that a step keeps in the buffer.",
+        minimum=0.0,
+        maximum=0.99999,
+        when=(
+            "optimizer",
+            ("momentum", "lars", "lars_mlperf", "rmsprop_warmup"),
+        ),
     )
-    nesterov: bool = recipe(True, "Nesterov's form of momentum.")
+    nesterov: bool = recipe(
+        True,
+        "Nesterov's form of momentum.",
+        when=("optimizer", ("momentum",)),
+    )
     weight_decay: float = recipe(
         1e-4,
         "lambda: lambda x w is added to the gradient of every weight w, except"
         " batch normalization's gamma and beta and the bias.",
         minimum=0.0,
         maximum=1.0,
+    )
+    label_smoothing: float = recipe(
+        0.0,
+        "Share of the training target that is spread over all classes.",
+        minimum=0.0,
+        maximum=0.99,
     )
     compression: str = recipe(
         "none",
@@ -357,6 +462,21 @@ class Config:
             raise ValueError(
                 f"--decay_epochs={said} must rise from each epoch to the next."
             )
+        piecewise = (
+            optimization.piecewise_epochs,
+            optimization.piecewise_shares,
+        )
+        epochs, shares = map(value_text, piecewise)
+        if len(piecewise[0]) != len(piecewise[1]) or not piecewise[0]:
+            raise ValueError(
+                f"--piecewise_epochs={epochs} and --piecewise_shares={shares}"
+                " must have the same number of values, at least one."
+            )
+        if list(piecewise[0]) != sorted(piecewise[0]):
+            raise ValueError(
+                f"--piecewise_epochs={epochs} must not fall from one epoch to"
+                " the next."
+            )
         if optimization.warmup_epochs > optimization.epochs:
             raise ValueError(
                 f"--warmup_epochs={optimization.warmup_epochs} is more than"
@@ -374,12 +494,13 @@ class Config:
         return (getattr(self, f.name) for f in dataclasses.fields(self))
 
     def recipe(self) -> dict[str, Any]:
-        """Value by name of every knob that changes the result."""
+        """Value by name of every knob that changes this run's result."""
         return {
             field.name: getattr(group, field.name)
             for group in self.groups()
             for field in dataclasses.fields(group)
             if field.metadata["knob"].recipe
+            and field.metadata["knob"].applies(group)
         }
 
 

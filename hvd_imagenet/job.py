@@ -13,10 +13,14 @@ from hvd_imagenet import (
     checkpoints,
     dataset,
     distributed,
+    lamb,
+    lars,
     monitors,
     optimizers,
     resnet,
+    rmsprop_warmup,
     runlog,
+    schedule,
     splits,
 )
 from hvd_imagenet.config import Config
@@ -114,11 +118,12 @@ def resume(job: Job) -> tuple[Trainer, SavedRun, int]:
     keras.utils.set_random_seed(config.run.seed)
     trainer = Trainer(
         resnet.build_model(config.model),
-        _make_optimizer(config),
+        make_optimizer(config),
         job.processes,
         batch_size_per_process=plan.batch_size_per_process,
         accumulation_steps=plan.accumulation_steps,
         bn_statistics=config.model.bn_statistics,
+        label_smoothing=config.optimization.label_smoothing,
     )
     saved = SavedRun(
         checkpoints=checkpoints.Checkpoints(
@@ -166,7 +171,7 @@ def run(
         batches,
         run_log,
         log_steps=config.run.log_steps,
-        prints_steps=not sys.stdout.isatty(),
+        prints_steps=not monitors.is_terminal(sys.stdout),
     )
     result = {}
 
@@ -207,12 +212,7 @@ def _callbacks(
     is_first = job.processes.world.is_first
     calls = [
         callbacks.BroadcastState(job.processes),
-        *callbacks.learning_rate_callbacks(
-            plan,
-            config.optimization.base_learning_rate,
-            config.optimization.base_batch_size,
-            first_step,
-        ),
+        *step_callbacks(config, plan, first_step),
         log,
         monitors.SaveCheckpoints(
             trainer,
@@ -223,8 +223,37 @@ def _callbacks(
             every_steps=config.run.checkpoint_steps,
         ),
     ]
-    if is_first and sys.stdout.isatty():
+    if is_first and monitors.is_terminal(sys.stdout):
         calls.append(monitors.ProgressBar(plan, log))
+    return calls
+
+
+def step_callbacks(
+    config: Config, plan: Plan, first_step: int
+) -> list[keras.callbacks.Callback]:
+    """What brings the plan's values to the optimizer before every step."""
+    asked = config.optimization
+    calls = [
+        callbacks.LinearScaling(
+            asked.base_learning_rate,
+            asked.base_batch_size,
+            plan.global_batch_size,
+            plan.schedule.decay,
+            first_step,
+        ),
+        callbacks.Warmup(plan.schedule.warmup, first_step),
+    ]
+    if asked.optimizer == "rmsprop_warmup":
+
+        def share_of_sgd(step: int) -> float:
+            return schedule.rmsprop_transition(
+                step * plan.global_batch_size / plan.train_images,
+                asked.rmsprop_center_epochs,
+                asked.rmsprop_period_epochs,
+                asked.rmsprop_slope,
+            )
+
+        calls.append(callbacks.RMSpropTransition(share_of_sgd, first_step))
     return calls
 
 
@@ -247,13 +276,26 @@ def _evaluate(job: Job, trainer: Trainer) -> dict[str, Any]:
     return result
 
 
-def _make_optimizer(config: Config) -> keras.optimizers.Optimizer:
+def make_optimizer(config: Config) -> keras.optimizers.Optimizer:
+    """The update rule that a configuration asks for."""
     asked = config.optimization
-    optimizer = optimizers.MomentumSGD(
-        momentum=asked.momentum,
-        nesterov=asked.nesterov,
-        weight_decay=asked.weight_decay,
-    )
+    common = {"weight_decay": asked.weight_decay}
+    if asked.optimizer != "lamb":
+        common["momentum"] = asked.momentum
+    if asked.optimizer == "momentum":
+        optimizer = optimizers.MomentumSGD(nesterov=asked.nesterov, **common)
+    elif asked.optimizer == "rmsprop_warmup":
+        optimizer = rmsprop_warmup.RMSpropWarmup(
+            rms_learning_rate=asked.rmsprop_learning_rate, **common
+        )
+    elif asked.optimizer == "lamb":
+        optimizer = lamb.LAMB(**common)
+    else:
+        optimizer = lars.LARS(
+            coefficient=asked.lars_coefficient,
+            form="mlperf" if asked.optimizer == "lars_mlperf" else "you2017",
+            **common,
+        )
     if config.model.precision == "float16":
         return keras.optimizers.LossScaleOptimizer(optimizer)
     return optimizer

@@ -17,6 +17,8 @@ class Knob:
         minimum: least value allowed (inclusive), of every element of a tuple.
         maximum: greatest value allowed (inclusive).
         choices: the values allowed, of a string.
+        when: (name, values) of the knob of the same group that this one needs
+            to have any effect; None if it always has.
         recipe: whether the knob changes the result of the training.
     """
 
@@ -25,7 +27,15 @@ class Knob:
     minimum: float | None = None
     maximum: float | None = None
     choices: tuple[str, ...] | None = None
+    when: tuple[str, tuple[str, ...]] | None = None
     recipe: bool = False
+
+    def applies(self, group: Any) -> bool:
+        """Whether it has an effect beside the other knobs of its group."""
+        if self.when is None:
+            return True
+        name, values = self.when
+        return getattr(group, name) in values
 
 
 def recipe(default: Any, help: str, **limits: Any) -> Any:

@@ -2,9 +2,10 @@
 
 import dataclasses
 import math
+import os
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TextIO
 
 import keras
 import numpy as np
@@ -219,6 +220,14 @@ class SaveCheckpoints(keras.callbacks.Callback):
         self._trainer.sync_statistics()
         if self._writes:
             self._checkpoints.save(step, self._trainer.state, self._facts)
+
+
+def is_terminal(stream: TextIO) -> bool:
+    """Whether somebody watches a stream.
+
+    mpirun gives its ranks a pseudo-terminal too, but one without a width.
+    """
+    return stream.isatty() and os.get_terminal_size(stream.fileno()).columns > 0
 
 
 class ProgressBar(keras.callbacks.Callback):

@@ -119,8 +119,11 @@ class Plan:
     def _notable_steps(self) -> list[int]:
         last = self.total_steps - 1
         changes = {self.warmup_steps}
-        if isinstance(self.schedule.decay, schedule_lib.Steps):
-            changes.update(self.schedule.decay.boundaries)
+        decay = self.schedule.decay
+        if isinstance(decay, schedule_lib.Steps):
+            changes.update(decay.boundaries)
+        elif isinstance(decay, schedule_lib.Piecewise):
+            changes.update(decay.steps)
         steps = {0, 1, last}
         steps.update(changes, (change - 1 for change in changes))
         steps.update(map(self.epoch_end_step, range(self.epochs)))
@@ -191,22 +194,46 @@ def _make_schedule(
     # Goyal 2017 warms up only where the minibatch is larger than the single
     # server's 256 images, which is where the rate to reach is higher.
     needed = asked.warmup != "none" and peak > start
+    warmup_steps = steps(asked.warmup_epochs) if needed else 0
+    decay = _make_decay(asked, steps, warmup_steps, total_steps, peak)
     warmup = schedule_lib.Warmup(
         start=start,
-        target=peak,
-        steps=steps(asked.warmup_epochs) if needed else 0,
+        target=peak * decay(warmup_steps),
+        steps=warmup_steps,
         gradual=asked.warmup == "gradual",
     )
+    return schedule_lib.Schedule(peak=peak, warmup=warmup, decay=decay)
+
+
+def _make_decay(
+    asked: OptimizationConfig,
+    steps: Callable[[float], int],
+    warmup_steps: int,
+    total_steps: int,
+    peak: float,
+) -> schedule_lib.Decay:
     if asked.schedule == "steps":
-        decay = schedule_lib.Steps(
+        return schedule_lib.Steps(
             boundaries=tuple(map(steps, asked.decay_epochs)),
             factor=asked.decay_factor,
         )
-    elif asked.schedule == "cosine":
-        decay = schedule_lib.Cosine(start=warmup.steps, end=total_steps)
-    else:
-        decay = schedule_lib.Constant()
-    return schedule_lib.Schedule(peak=peak, warmup=warmup, decay=decay)
+    if asked.schedule == "cosine":
+        return schedule_lib.Cosine(start=warmup_steps, end=total_steps)
+    if asked.schedule == "polynomial":
+        return schedule_lib.Polynomial(
+            start=warmup_steps,
+            # So that the last step, too, has a rate above the end's.
+            end=total_steps + 1,
+            power=asked.polynomial_power,
+            end_share=asked.end_learning_rate / peak if peak else 0.0,
+        )
+    if asked.schedule.startswith("piecewise"):
+        return schedule_lib.Piecewise(
+            steps=tuple(map(steps, asked.piecewise_epochs)),
+            shares=asked.piecewise_shares,
+            is_linear=asked.schedule == "piecewise_linear",
+        )
+    return schedule_lib.Constant()
 
 
 def _steps(epochs: float, train_images: int, global_batch: int) -> int:

@@ -133,6 +133,59 @@ class Cosine:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Polynomial:
+    """From 1 at step `start` to `end_share` at step `end`, by a power.
+
+    You, Gitman and Ginsburg 2017 (arXiv 1708.03888), section 5, with power 2;
+    with an end that is not zero as in MLPerf's reference code.
+    """
+
+    start: int
+    end: int
+    power: float
+    end_share: float = 0.0
+
+    def __call__(self, step: int) -> float:
+        """Multiplier of the peak rate at `step`."""
+        done = (step - self.start) / max(1, self.end - self.start)
+        left = 1.0 - min(max(done, 0.0), 1.0)
+        return (1.0 - self.end_share) * left**self.power + self.end_share
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Piecewise:
+    """Given values at given steps, and a straight line or none in between.
+
+    Attributes:
+        steps: where the values are, not falling. At a step that stands twice
+            the value jumps from the first one's to the second one's.
+        shares: multipliers of the peak rate.
+        is_linear: whether values in between are on a line, or are those of the
+            step before. Outside the steps the nearest value holds.
+    """
+
+    steps: tuple[int, ...]
+    shares: tuple[float, ...]
+    is_linear: bool
+
+    def __call__(self, step: int) -> float:
+        """Multiplier of the peak rate at `step`."""
+        after = bisect.bisect_right(self.steps, step)
+        if after == 0:
+            return self.shares[0]
+        before = after - 1
+        if after == len(self.steps) or not self.is_linear:
+            return self.shares[before]
+        length = self.steps[after] - self.steps[before]
+        done = (step - self.steps[before]) / length
+        rise = self.shares[after] - self.shares[before]
+        return self.shares[before] + done * rise
+
+
+Decay = Constant | Steps | Cosine | Polynomial | Piecewise
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Schedule:
     """The rate of every step: a warmup, then `decay` of the peak rate.
 
@@ -144,7 +197,7 @@ class Schedule:
 
     peak: float
     warmup: Warmup
-    decay: Constant | Steps | Cosine
+    decay: Decay
 
     def __call__(self, step: int) -> float:
         """Learning rate of `step`, counted from 0 over the whole run."""

@@ -38,6 +38,7 @@ class Trainer:
         batch_size_per_process: int,
         accumulation_steps: int = 1,
         bn_statistics: str = "average",
+        label_smoothing: float = 0.0,
     ):
         """Builds the optimizer's state and the functions to trace.
 
@@ -49,6 +50,8 @@ class Trainer:
             accumulation_steps: micro-batches per step on this rank.
             bn_statistics: "average" or "rank0", the running statistics to
                 evaluate with.
+            label_smoothing: share of the training target that is spread over
+                all classes, 0 to 1.
         """
         self.model = model
         self.optimizer = optimizer
@@ -58,6 +61,7 @@ class Trainer:
         self._batch_size = batch_size_per_process
         self._accumulation_steps = accumulation_steps
         self._bn_statistics = bn_statistics
+        self._label_smoothing = label_smoothing
         self._train_totals = TotalsVariable()
         self._test_totals = TotalsVariable()
         self._sums = []
@@ -193,7 +197,7 @@ class Trainer:
                 logits = self.model(
                     preprocessing.normalise(images), training=True
                 )
-            losses = _cross_entropies(labels, logits)
+            losses = _cross_entropies(labels, logits, self._label_smoothing)
             # By the size of the micro-batch, not by the weights: every image
             # of the step counts the same, on whatever rank.
             loss = tf.reduce_sum(weights * losses) / self._batch_size
@@ -233,8 +237,19 @@ class Trainer:
         return Totals(loss=loss, top1=top1, top5=top5, examples=examples)
 
 
-def _cross_entropies(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
-    return tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
+def _cross_entropies(
+    labels: tf.Tensor, logits: tf.Tensor, smoothing: float = 0.0
+) -> tf.Tensor:
+    """Cross-entropy per image.
+
+    With smoothing s of K classes the target is 1 - s + s/K for the label and
+    s/K for the others (Szegedy et al. 2016, arXiv 1512.00567, section 7).
+    """
+    losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
+    if smoothing:
+        spread = tf.reduce_logsumexp(logits, 1) - tf.reduce_mean(logits, 1)
+        losses = (1.0 - smoothing) * losses + smoothing * spread
+    return losses
 
 
 def _batch_signature(image_shape) -> list[tf.TensorSpec]:

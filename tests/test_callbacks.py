@@ -6,29 +6,27 @@ import keras
 import numpy as np
 import pytest
 
-from hvd_imagenet import callbacks, flags, plan, schedule
+from hvd_imagenet import callbacks, flags, job, plan, schedule
 from hvd_imagenet.rmsprop_warmup import RMSpropWarmup
 
 _FLAGS = pathlib.Path(__file__).parent.parent / "flags"
 
 
-@pytest.mark.parametrize("recipe", ["goyal2017", "quickstart"])
+@pytest.mark.parametrize(
+    "recipe", ["goyal2017", "akiba2017", "mlperf_lars_32k"]
+)
 @pytest.mark.parametrize("first_step", [0, 100])
 def test_the_rates_are_the_plans(recipe, first_step):
     config = flags.read(str(_FLAGS / f"{recipe}.flags"))
-    images = {"goyal2017": 1_281_167, "quickstart": 1437}[recipe]
+    # 12.5 steps per epoch, to be done sooner.
+    images = 25 * config.optimization.global_batch_size // 2
     made = plan.make_plan(
         config, world_size=2, train_images=images, validation_images=1
     )
     model = keras.Sequential([keras.Input([1]), keras.layers.Dense(1)])
-    model.compile(keras.optimizers.SGD(123.0), "mse")
+    model.compile(job.make_optimizer(config), "mse")
     calls = keras.callbacks.CallbackList(
-        callbacks.learning_rate_callbacks(
-            made,
-            config.optimization.base_learning_rate,
-            config.optimization.base_batch_size,
-            first_step,
-        ),
+        job.step_callbacks(config, made, first_step),
         model=model,
     )
     calls.on_train_begin()

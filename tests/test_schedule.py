@@ -202,3 +202,54 @@ def test_impossible_transitions_are_refused(arguments):
     ((name, value),) = arguments.items()
     with pytest.raises(ValueError, match=f"{name}={value}"):
         schedule.rmsprop_transition(1.0, **arguments)
+
+
+def test_polynomial_decay_has_mlperfs_golden_value():
+    # MLPerf's reference: base 10, end 1e-4, power 2, 11,582 decay steps.
+    decay = schedule.Polynomial(
+        start=100, end=100 + 11582, power=2.0, end_share=1e-5
+    )
+    assert 10 * decay(100 + 5791) == pytest.approx(2.500075, rel=1e-9)
+    assert 10 * decay(100) == pytest.approx(10)
+    assert 10 * decay(100 + 11582) == pytest.approx(1e-4)
+    assert decay(99) == 1.0 and decay(20000) == pytest.approx(1e-5)
+
+
+def test_polynomial_decay_is_yous():
+    # gamma0 * (1 - t/T)^2.
+    decay = schedule.Polynomial(start=0, end=80, power=2.0)
+    for step in (0, 1, 20, 79, 80):
+        assert decay(step) == pytest.approx((1 - step / 80) ** 2)
+
+
+_KNOTS = ((0, 10, 20, 20, 40), (0.0, 1.0, 1.0, 0.5, 0.1))
+
+
+@pytest.mark.parametrize(
+    ("step", "on_a_line", "constant"),
+    [
+        (0, 0.0, 0.0),
+        (5, 0.5, 0.0),
+        (10, 1.0, 1.0),
+        (19, 1.0, 1.0),
+        (20, 0.5, 0.5),
+        (30, 0.3, 0.5),
+        (39, 0.12, 0.5),
+        (40, 0.1, 0.1),
+        (99, 0.1, 0.1),
+    ],
+)
+def test_piecewise_values_at_knots_between_and_beyond(
+    step, on_a_line, constant
+):
+    steps, shares = _KNOTS
+    for is_linear, expected in ((True, on_a_line), (False, constant)):
+        decay = schedule.Piecewise(
+            steps=steps, shares=shares, is_linear=is_linear
+        )
+        assert decay(step) == pytest.approx(expected, abs=1e-12)
+
+
+def test_piecewise_begins_with_its_first_value():
+    decay = schedule.Piecewise(steps=(5, 10), shares=(3.0, 1.0), is_linear=True)
+    assert decay(0) == 3.0
