@@ -1,237 +1,22 @@
-"""A plan and a source made into batches, by tf.data.
+"""A plan and a source made into the batches of a rank.
 
 Every rank reads its own micro-batches and no others: which images those are is
-arithmetic, so the pipeline has no shuffle buffer, no sharding by file and no
-state to save. Batches come in a fixed order however many threads there are.
+arithmetic, so there is no shuffle buffer, no sharding by file and no state to
+save.
 """
-
-import dataclasses
-import time
-from collections.abc import Callable, Iterator
-from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
-from absl import logging
 
 from hvd_imagenet import order
 from hvd_imagenet.config import Config
+from hvd_imagenet.pipeline import Batch, Batches, Pipeline
 from hvd_imagenet.plan import Plan
-from hvd_imagenet.preprocessing import make_preprocessing, parse_example
+from hvd_imagenet.preprocessing import make_preprocessing
 from hvd_imagenet.sources import Source
-from hvd_imagenet.tfrecords import CorruptRecordError
 from hvd_imagenet.world import World
 
 _PREFETCH_BATCHES = 3
-
-# TensorFlow repeats bytes that it cannot parse in its error's text, and fails
-# to make text of them.
-_TENSORFLOW_ERRORS = (tf.errors.OpError, UnicodeDecodeError)
-
-# (images, [n] int64; seeds of their augmentation, [n, 2] int64) of batch
-# number `number` of this rank.
-_Order = Callable[[int], tuple[np.ndarray, np.ndarray]]
-
-
-class Batch(NamedTuple):
-    """A micro-batch as it reaches the device.
-
-    Attributes:
-        images: [batch, image_size, image_size, 3] uint8, RGB.
-        labels: [batch] int32, from 0.
-        weights: [batch] float32: 1; 0 for padding and for skipped records.
-        indices: [batch] int64, number of the image in its split; -1 for
-            padding.
-    """
-
-    images: tf.Tensor
-    labels: tf.Tensor
-    weights: tf.Tensor
-    indices: tf.Tensor
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class _Pipeline:
-    """What training and evaluation share: read, decode, batch."""
-
-    source: Source
-    order: _Order
-    prepare_image: Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
-    image_size: int
-    config: Config
-
-    def prepare(
-        self,
-        record: tf.Tensor,
-        label: tf.Tensor,
-        index: tf.Tensor,
-        seed: tf.Tensor,
-    ) -> Batch:
-        """One record to one image; raises inside the graph what is wrong."""
-        if self.source.holds_examples:
-            record, label = parse_example(record, self.config.data.label_offset)
-        known = (0 <= label) & (label < self.config.model.num_classes)
-        with tf.control_dependencies([tf.debugging.Assert(known, [label])]):
-            image = self.prepare_image(record, seed)
-        return Batch(image, label, tf.ones([]), index)
-
-    def dataset(
-        self, first: int, last: int, batch_size: int, threads: int
-    ) -> tf.data.Dataset:
-        """Batches `first` to `last` - 1 of this rank."""
-        skip = self.config.data.on_corrupt == "skip"
-
-        def read(number):
-            indices, seeds = self.order(int(number))
-            records, labels = [], []
-            for index in indices:
-                try:
-                    record, label = self.source.read(int(index))
-                except CorruptRecordError:
-                    if not skip:
-                        raise
-                    record, label = b"", -1  # Nothing decodes this.
-                records.append(record)
-                labels.append(label)
-            return (
-                np.array(records, object),
-                np.array(labels, np.int32),
-                indices,
-                seeds,
-            )
-
-        def read_in_graph(number):
-            records, labels, indices, seeds = tf.numpy_function(
-                read, [number], [tf.string, tf.int32, tf.int64, tf.int64]
-            )
-            return (
-                tf.ensure_shape(records, [None]),
-                tf.ensure_shape(labels, [None]),
-                tf.ensure_shape(indices, [None]),
-                tf.ensure_shape(seeds, [None, 2]),
-            )
-
-        # The interpreter lock lets one thread at a time build the answer, a
-        # second one waits for the disk meanwhile.
-        dataset = tf.data.Dataset.range(first, last).map(
-            read_in_graph, num_parallel_calls=2, deterministic=True
-        )
-        dataset = dataset.unbatch()
-        if skip:
-            dataset = dataset.interleave(
-                self._prepare_or_blank,
-                cycle_length=2 * threads,
-                block_length=1,
-                num_parallel_calls=threads,
-                deterministic=True,
-            )
-        else:
-            dataset = dataset.map(
-                self.prepare, num_parallel_calls=threads, deterministic=True
-            )
-        return dataset.batch(batch_size)
-
-    def _prepare_or_blank(self, record, label, index, seed):
-        """A data set of one image: a black one where `prepare` fails."""
-        shape = [self.image_size, self.image_size, 3]
-        blank = Batch(
-            tf.zeros(shape, tf.uint8), tf.constant(0), tf.zeros([]), index
-        )
-        prepared = tf.data.Dataset.from_tensors((record, label, index, seed))
-        prepared = prepared.map(self.prepare).ignore_errors()
-        return prepared.concatenate(tf.data.Dataset.from_tensors(blank)).take(1)
-
-    def find_corrupt(self, number: int) -> CorruptRecordError | None:
-        """Looks for what broke batch `number`, record by record."""
-        indices, seeds = self.order(number)
-        for index, seed in zip(indices, seeds, strict=True):
-            fault = self._fault(int(index), seed)
-            if fault is not None:
-                return CorruptRecordError(
-                    f"{fault} Repair it, or leave such records out with"
-                    " --on_corrupt=skip."
-                )
-        return None
-
-    def _fault(self, index: int, seed: np.ndarray) -> str | None:
-        """What is wrong with a record, as a sentence."""
-        where = self.source.where(index)
-        try:
-            record, label = self.source.read(index)
-        except CorruptRecordError as error:
-            return str(error)
-        try:
-            if self.source.holds_examples:
-                offset = self.config.data.label_offset
-                label = int(parse_example(record, offset)[1])
-                classes = self.config.model.num_classes
-                if not 0 <= label < classes:
-                    return (
-                        f"{where} has the label {label + offset}, outside the"
-                        f" {classes} classes of --num_classes counted from"
-                        f" --label_offset={offset}."
-                    )
-            self.prepare(
-                tf.constant(record),
-                tf.constant(label, tf.int32),
-                tf.constant(index, tf.int64),
-                tf.constant(seed, tf.int64),
-            )
-        except _TENSORFLOW_ERRORS as error:
-            return f"{where} cannot be used: {_reason(error)}."
-        return None
-
-
-class Batches:
-    """Iterates over the batches of a rank, one per call of `next`.
-
-    Attributes:
-        wait_seconds: time spent waiting for batches since `take_wait_seconds`.
-        skipped: records left out so far, by name.
-    """
-
-    def __init__(
-        self, dataset: tf.data.Dataset, pipeline: _Pipeline, first: int
-    ):
-        self._iterator = iter(dataset)
-        self._pipeline = pipeline
-        self._number = first
-        self._wait_seconds = 0.0
-        self.skipped: list[str] = []
-
-    def __iter__(self) -> Iterator[Batch]:
-        return self
-
-    def __next__(self) -> Batch:
-        """The next batch.
-
-        Raises:
-            CorruptRecordError: a record cannot be read, decoded or has an
-                unknown label, and on_corrupt is "fail".
-        """
-        start = time.perf_counter()
-        try:
-            batch = next(self._iterator)
-        except _TENSORFLOW_ERRORS as error:
-            found = self._pipeline.find_corrupt(self._number)
-            raise found or error from None
-        self._wait_seconds += time.perf_counter() - start
-        self._number += 1
-        if self._pipeline.config.data.on_corrupt == "skip":
-            self._note_skipped(batch)
-        return batch
-
-    def take_wait_seconds(self) -> float:
-        """Seconds spent waiting for data since the last call."""
-        seconds, self._wait_seconds = self._wait_seconds, 0.0
-        return seconds
-
-    def _note_skipped(self, batch: Batch) -> None:
-        indices = batch.indices.numpy()
-        for index in indices[(batch.weights.numpy() == 0) & (indices >= 0)]:
-            name = self._pipeline.source.where(int(index))
-            logging.warning("skipped: %s", name)
-            self.skipped.append(name)
 
 
 def training_batches(
@@ -261,7 +46,7 @@ def training_batches(
         # rank or the thread.
         return images, np.stack([(seed << 32) + epochs, images], axis=1)
 
-    pipeline = _Pipeline(
+    pipeline = Pipeline(
         source=source,
         order=order_of,
         prepare_image=preprocessing.train_image,
@@ -298,7 +83,7 @@ def evaluation_batches(
         indices = np.arange(images.start, images.stop, dtype=np.int64)
         return indices, np.zeros([len(indices), 2], np.int64)
 
-    pipeline = _Pipeline(
+    pipeline = Pipeline(
         source=source,
         order=order_of,
         prepare_image=lambda encoded, seed: preprocessing.evaluation_image(
@@ -345,12 +130,3 @@ def _with_options(dataset: tf.data.Dataset, threads: int) -> tf.data.Dataset:
     # core of the host in every process.
     options.threading.private_threadpool_size = threads
     return dataset.prefetch(_PREFETCH_BATCHES).with_options(options)
-
-
-def _reason(error: tf.errors.OpError | UnicodeDecodeError) -> str:
-    """The operation's own words, without the graph around them."""
-    if isinstance(error, UnicodeDecodeError):
-        return "it is no tf.train.Example"
-    text = error.message.replace("\n", " ")
-    text = text.rpartition("}} ")[2] or text
-    return text.partition(" [Op:")[0].strip().rstrip(".")

@@ -13,15 +13,11 @@ from hvd_imagenet import (
     checkpoints,
     dataset,
     distributed,
-    lamb,
-    lars,
     monitors,
-    optimizers,
     resnet,
-    rmsprop_warmup,
     runlog,
-    schedule,
     splits,
+    update_rule,
 )
 from hvd_imagenet.config import Config
 from hvd_imagenet.distributed import Processes
@@ -118,7 +114,7 @@ def resume(job: Job) -> tuple[Trainer, SavedRun, int]:
     keras.utils.set_random_seed(config.run.seed)
     trainer = Trainer(
         resnet.build_model(config.model),
-        make_optimizer(config),
+        update_rule.make_optimizer(config),
         job.processes,
         batch_size_per_process=plan.batch_size_per_process,
         accumulation_steps=plan.accumulation_steps,
@@ -212,7 +208,7 @@ def _callbacks(
     is_first = job.processes.world.is_first
     calls = [
         callbacks.BroadcastState(job.processes),
-        *step_callbacks(config, plan, first_step),
+        *update_rule.step_callbacks(config, plan, first_step),
         log,
         monitors.SaveCheckpoints(
             trainer,
@@ -225,35 +221,6 @@ def _callbacks(
     ]
     if is_first and monitors.is_terminal(sys.stdout):
         calls.append(monitors.ProgressBar(plan, log))
-    return calls
-
-
-def step_callbacks(
-    config: Config, plan: Plan, first_step: int
-) -> list[keras.callbacks.Callback]:
-    """What brings the plan's values to the optimizer before every step."""
-    asked = config.optimization
-    calls = [
-        callbacks.LinearScaling(
-            asked.base_learning_rate,
-            asked.base_batch_size,
-            plan.global_batch_size,
-            plan.schedule.decay,
-            first_step,
-        ),
-        callbacks.Warmup(plan.schedule.warmup, first_step),
-    ]
-    if asked.optimizer == "rmsprop_warmup":
-
-        def share_of_sgd(step: int) -> float:
-            return schedule.rmsprop_transition(
-                step * plan.global_batch_size / plan.train_images,
-                asked.rmsprop_center_epochs,
-                asked.rmsprop_period_epochs,
-                asked.rmsprop_slope,
-            )
-
-        calls.append(callbacks.RMSpropTransition(share_of_sgd, first_step))
     return calls
 
 
@@ -274,31 +241,6 @@ def _evaluate(job: Job, trainer: Trainer) -> dict[str, Any]:
     if totals.skipped:
         result["skipped"] = int(totals.skipped)
     return result
-
-
-def make_optimizer(config: Config) -> keras.optimizers.Optimizer:
-    """The update rule that a configuration asks for."""
-    asked = config.optimization
-    common = {"weight_decay": asked.weight_decay}
-    if asked.optimizer != "lamb":
-        common["momentum"] = asked.momentum
-    if asked.optimizer == "momentum":
-        optimizer = optimizers.MomentumSGD(nesterov=asked.nesterov, **common)
-    elif asked.optimizer == "rmsprop_warmup":
-        optimizer = rmsprop_warmup.RMSpropWarmup(
-            rms_learning_rate=asked.rmsprop_learning_rate, **common
-        )
-    elif asked.optimizer == "lamb":
-        optimizer = lamb.LAMB(**common)
-    else:
-        optimizer = lars.LARS(
-            coefficient=asked.lars_coefficient,
-            form="mlperf" if asked.optimizer == "lars_mlperf" else "you2017",
-            **common,
-        )
-    if config.model.precision == "float16":
-        return keras.optimizers.LossScaleOptimizer(optimizer)
-    return optimizer
 
 
 def _require_same_everywhere(

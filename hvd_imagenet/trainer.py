@@ -14,8 +14,8 @@ import numpy as np
 import tensorflow as tf
 
 from hvd_imagenet import normalization, preprocessing
-from hvd_imagenet.dataset import Batch, Batches
 from hvd_imagenet.distributed import Processes
+from hvd_imagenet.pipeline import Batch, Batches
 from hvd_imagenet.plan import Plan
 from hvd_imagenet.totals import Totals, TotalsVariable
 

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 
-from hvd_imagenet import callbacks, flags, job, plan, schedule
+from hvd_imagenet import callbacks, flags, plan, schedule, update_rule
 from hvd_imagenet.rmsprop_warmup import RMSpropWarmup
 
 _FLAGS = pathlib.Path(__file__).parent.parent / "flags"
@@ -24,9 +24,9 @@ def test_the_rates_are_the_plans(recipe, first_step):
         config, world_size=2, train_images=images, validation_images=1
     )
     model = keras.Sequential([keras.Input([1]), keras.layers.Dense(1)])
-    model.compile(job.make_optimizer(config), "mse")
+    model.compile(update_rule.make_optimizer(config), "mse")
     calls = keras.callbacks.CallbackList(
-        job.step_callbacks(config, made, first_step),
+        update_rule.step_callbacks(config, made, first_step),
         model=model,
     )
     calls.on_train_begin()

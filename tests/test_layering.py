@@ -34,18 +34,20 @@ _MODULES = {
     "preprocessing": (2, "tensorflow"),
     "resnet": (2, "keras tensorflow"),
     "sources": (2, "PIL numpy"),
-    "dataset": (2.5, "absl.logging numpy tensorflow"),
+    "pipeline": (2.5, "absl.logging numpy tensorflow"),
     "lamb": (2.5, "keras tensorflow"),
     "lars": (2.5, "keras tensorflow"),
     "rmsprop_warmup": (2.5, "keras tensorflow"),
     "splits": (2.5, ""),
     #
     "callbacks": (3, "keras"),
+    "dataset": (3, "numpy tensorflow"),
     "checkpoints": (3, "absl.logging keras numpy"),
     "runlog": (3, "tensorflow"),
     "trainer": (3, "keras numpy tensorflow"),
     #
     "monitors": (4, "keras numpy"),
+    "update_rule": (4, "keras"),
     #
     "job": (5, "keras"),
     "train": (6, "absl.app"),

@@ -17,7 +17,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import keras
 
-from hvd_imagenet import dataset, distributed, flags, job, resnet
+from hvd_imagenet import dataset, distributed, flags, resnet, update_rule
 from hvd_imagenet.plan import make_plan
 from hvd_imagenet.sources import SyntheticSource
 from hvd_imagenet.trainer import Trainer
@@ -75,7 +75,7 @@ def losses(config, processes):
     keras.utils.set_random_seed(0)
     trainer = Trainer(
         resnet.build_model(config.model),
-        job.make_optimizer(config),
+        update_rule.make_optimizer(config),
         processes,
         batch_size_per_process=plan.batch_size_per_process,
         accumulation_steps=plan.accumulation_steps,
@@ -94,7 +94,7 @@ def losses(config, processes):
     trainer.fit(
         plan,
         batches,
-        callbacks=[*job.step_callbacks(config, plan, 0), Watch()],
+        callbacks=[*update_rule.step_callbacks(config, plan, 0), Watch()],
     )
     return seen
 

@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from hvd_imagenet import distributed, optimizers, resnet
 from hvd_imagenet.config import ModelConfig
-from hvd_imagenet.dataset import Batch
+from hvd_imagenet.pipeline import Batch
 from hvd_imagenet.trainer import Trainer
 
 _STEPS = 5

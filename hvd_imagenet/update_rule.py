@@ -1,0 +1,68 @@
+"""The optimizer that a configuration asks for, and what it needs every step."""
+
+import keras
+
+from hvd_imagenet import (
+    callbacks,
+    lamb,
+    lars,
+    optimizers,
+    rmsprop_warmup,
+    schedule,
+)
+from hvd_imagenet.config import Config
+from hvd_imagenet.plan import Plan
+
+
+def make_optimizer(config: Config) -> keras.optimizers.Optimizer:
+    """The update rule that a configuration asks for."""
+    asked = config.optimization
+    common = {"weight_decay": asked.weight_decay}
+    if asked.optimizer != "lamb":
+        common["momentum"] = asked.momentum
+    if asked.optimizer == "momentum":
+        optimizer = optimizers.MomentumSGD(nesterov=asked.nesterov, **common)
+    elif asked.optimizer == "rmsprop_warmup":
+        optimizer = rmsprop_warmup.RMSpropWarmup(
+            rms_learning_rate=asked.rmsprop_learning_rate, **common
+        )
+    elif asked.optimizer == "lamb":
+        optimizer = lamb.LAMB(**common)
+    else:
+        optimizer = lars.LARS(
+            coefficient=asked.lars_coefficient,
+            form="mlperf" if asked.optimizer == "lars_mlperf" else "you2017",
+            **common,
+        )
+    if config.model.precision == "float16":
+        return keras.optimizers.LossScaleOptimizer(optimizer)
+    return optimizer
+
+
+def step_callbacks(
+    config: Config, plan: Plan, first_step: int
+) -> list[keras.callbacks.Callback]:
+    """What brings the plan's values to the optimizer before every step."""
+    asked = config.optimization
+    calls = [
+        callbacks.LinearScaling(
+            asked.base_learning_rate,
+            asked.base_batch_size,
+            plan.global_batch_size,
+            plan.schedule.decay,
+            first_step,
+        ),
+        callbacks.Warmup(plan.schedule.warmup, first_step),
+    ]
+    if asked.optimizer == "rmsprop_warmup":
+
+        def share_of_sgd(step: int) -> float:
+            return schedule.rmsprop_transition(
+                step * plan.global_batch_size / plan.train_images,
+                asked.rmsprop_center_epochs,
+                asked.rmsprop_period_epochs,
+                asked.rmsprop_slope,
+            )
+
+        calls.append(callbacks.RMSpropTransition(share_of_sgd, first_step))
+    return calls
