@@ -19,7 +19,7 @@ from hvd_imagenet.config import (
     OptimizationConfig,
     RunConfig,
 )
-from hvd_imagenet.dataset import Batch
+from hvd_imagenet.pipeline import Batch
 from hvd_imagenet.plan import make_plan
 from hvd_imagenet.tfrecords import CorruptRecordError
 from hvd_imagenet.world import World
