@@ -29,7 +29,8 @@ class ModelConfig(Checked):
     )
     image_size: int = recipe(
         224,
-        "Side of the square images that the network sees.",
+        "Side of the square images that the network is trained on, until a"
+        " phase changes it.",
         unit="pixels",
         minimum=8,
         maximum=2048,
@@ -142,10 +143,18 @@ class DataConfig(Checked):
     horizontal_flip: bool = recipe(
         True, "Mirror every other training image, at random."
     )
+    evaluation_image_size: int | None = recipe(
+        None,
+        "Side of the square images that are evaluated. Default: that of the"
+        " training images at the end of the run.",
+        unit="pixels",
+        minimum=8,
+        maximum=2048,
+    )
     evaluation_resize: int | None = recipe(
         None,
-        "Length of the shorter side before the central crop of image_size"
-        " when evaluating. Default: image_size x 256/224, rounded.",
+        "Length of the shorter side before the central crop when evaluating."
+        " Default: the side of the crop x 256/224, rounded.",
         unit="pixels",
         minimum=8,
         maximum=4096,
@@ -369,6 +378,71 @@ class OptimizationConfig(Checked):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class PhaseConfig(Checked):
+    """What changes at some epochs, from what the other flags say."""
+
+    phase_epochs: tuple[float, ...] | None = recipe(
+        None,
+        "Epochs, counted from the start of the run, at which a new phase"
+        " begins, with the step that begins then. Default: all of the run is"
+        " one phase.",
+        unit="epochs",
+        minimum=0.001,
+    )
+    phase_image_sizes: tuple[int, ...] | None = recipe(
+        None,
+        "Values of image_size from phase_epochs on.",
+        unit="pixels",
+        minimum=8,
+        maximum=2048,
+    )
+    phase_crop_area_min: tuple[float, ...] | None = recipe(
+        None,
+        "Values of crop_area_min from phase_epochs on.",
+        minimum=0.001,
+        maximum=1.0,
+    )
+    phase_global_batch_sizes: tuple[int, ...] | None = recipe(
+        None,
+        "Values of global_batch_size from phase_epochs on. The learning rate"
+        " follows by the linear scaling rule.",
+        unit="images",
+        minimum=1,
+    )
+    phase_batch_sizes_per_process: tuple[int, ...] | None = recipe(
+        None,
+        "Values of batch_size_per_process from phase_epochs on.",
+        unit="images",
+        minimum=1,
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        changes = {
+            field.name: getattr(self, field.name)
+            for field in dataclasses.fields(self)
+            if getattr(self, field.name) is not None
+        }
+        if not changes:
+            return
+        epochs = changes.pop("phase_epochs", ())
+        said = f"--phase_epochs={value_text(epochs)}"
+        if not changes or not epochs:
+            raise ValueError(
+                f"{said} and what changes then, such as --phase_image_sizes,"
+                " must be given together."
+            )
+        for name, values in changes.items():
+            if len(values) != len(epochs):
+                raise ValueError(
+                    f"{said} and --{name}={value_text(values)} must have the"
+                    " same number of values."
+                )
+        if list(epochs) != sorted(set(epochs)):
+            raise ValueError(f"{said} must rise from each epoch to the next.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class RunConfig(Checked):
     """Seed, work directory and what is written when."""
 
@@ -436,6 +510,7 @@ class Config:
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()
     optimization: OptimizationConfig = OptimizationConfig()
+    phases: PhaseConfig = PhaseConfig()
     run: RunConfig = RunConfig()
 
     def __post_init__(self):
@@ -448,12 +523,26 @@ class Config:
                     f"--{name}_min={least} is greater than"
                     f" --{name}_max={greatest}; lower one or raise the other."
                 )
-        resize = data.evaluation_resize
-        if resize is not None and resize < self.model.image_size:
+        for least in self.phases.phase_crop_area_min or ():
+            if least > data.crop_area_max:
+                raise ValueError(
+                    f"--phase_crop_area_min={least} is greater than"
+                    f" --crop_area_max={data.crop_area_max}; lower one or raise"
+                    " the other."
+                )
+        resize, size = data.evaluation_resize, self.evaluation_image_size
+        if resize is not None and resize < size:
             raise ValueError(
-                f"--evaluation_resize={resize} is smaller than the crop,"
-                f" --image_size={self.model.image_size}; it must be at least"
+                f"--evaluation_resize={resize} is smaller than the crop of"
+                f" {size} pixels (--evaluation_image_size); it must be at least"
                 " as large."
+            )
+        begun = max(self.phases.phase_epochs or (0.0,))
+        if begun >= optimization.epochs:
+            raise ValueError(
+                f"--phase_epochs has {begun:g}, which is not before the end at"
+                f" --epochs={optimization.epochs}; leave that phase out or"
+                " train longer."
             )
         if list(optimization.decay_epochs) != sorted(
             set(optimization.decay_epochs)
@@ -477,7 +566,10 @@ class Config:
                 f"--piecewise_epochs={epochs} must not fall from one epoch to"
                 " the next."
             )
-        if optimization.warmup_epochs > optimization.epochs:
+        if (
+            optimization.warmup != "none"
+            and optimization.warmup_epochs > optimization.epochs
+        ):
             raise ValueError(
                 f"--warmup_epochs={optimization.warmup_epochs} is more than"
                 f" --epochs={optimization.epochs}; shorten the warmup or train"
@@ -488,6 +580,12 @@ class Config:
                 f"--world_size={self.run.world_size} only plans; add --dry_run,"
                 " or start that many processes with horovodrun -np."
             )
+
+    @property
+    def evaluation_image_size(self) -> int:
+        """Side in pixels of the images that are evaluated."""
+        sizes = self.phases.phase_image_sizes or (self.model.image_size,)
+        return self.data.evaluation_image_size or sizes[-1]
 
     def groups(self) -> Iterator[Any]:
         """The frozen groups of knobs, in the order of `--help`."""

@@ -5,11 +5,15 @@ arithmetic, so there is no shuffle buffer, no sharding by file and no state to
 save.
 """
 
+import dataclasses
+import functools
+
 import numpy as np
 import tensorflow as tf
 
 from hvd_imagenet import order
 from hvd_imagenet.config import Config
+from hvd_imagenet.phases import Phase
 from hvd_imagenet.pipeline import Batch, Batches, Pipeline
 from hvd_imagenet.plan import Plan
 from hvd_imagenet.preprocessing import make_preprocessing
@@ -30,13 +34,33 @@ def training_batches(
 ) -> Batches:
     """The micro-batches of a rank, from `first_step` to the end of the run.
 
-    Every step takes `plan.accumulation_steps` of them.
+    Every step takes its `accumulation_steps` of them.
     """
-    preprocessing = make_preprocessing(config.data, config.model.image_size)
+    phases = plan.phases.phases
+    ends = [*(phase.first_step for phase in phases[1:]), plan.total_steps]
+    datasets, origins = [], []
+    for phase, end in zip(phases, ends, strict=True):
+        pipeline = _training_pipeline(config, plan, source, world, phase)
+        first = max(first_step, phase.first_step)
+        numbers = range(
+            first * phase.accumulation_steps, end * phase.accumulation_steps
+        )
+        datasets.append(
+            pipeline.dataset(numbers, phase.batch_size_per_process, threads)
+        )
+        origins.append((pipeline, numbers))
+    dataset = functools.reduce(tf.data.Dataset.concatenate, datasets)
+    return Batches(_with_options(dataset, threads), origins)
+
+
+def _training_pipeline(
+    config: Config, plan: Plan, source: Source, world: World, phase: Phase
+) -> Pipeline:
+    """Makes batch `step * accumulation_steps + index` of a phase."""
     seed = config.run.seed
 
     def order_of(number: int) -> tuple[np.ndarray, np.ndarray]:
-        step, index = divmod(number, plan.accumulation_steps)
+        step, index = divmod(number, phase.accumulation_steps)
         images, epochs = order.images_at(
             plan.micro_batch(step, index, world.rank),
             seed,
@@ -46,21 +70,14 @@ def training_batches(
         # rank or the thread.
         return images, np.stack([(seed << 32) + epochs, images], axis=1)
 
-    pipeline = Pipeline(
+    data = dataclasses.replace(config.data, crop_area_min=phase.crop_area_min)
+    return Pipeline(
         source=source,
         order=order_of,
-        prepare_image=preprocessing.train_image,
-        image_size=config.model.image_size,
+        prepare_image=make_preprocessing(data, phase.image_size).train_image,
+        image_size=phase.image_size,
         config=config,
     )
-    first = first_step * plan.accumulation_steps
-    dataset = pipeline.dataset(
-        first,
-        plan.total_steps * plan.accumulation_steps,
-        plan.batch_size_per_process,
-        threads,
-    )
-    return Batches(_with_options(dataset, threads), pipeline, first)
 
 
 def evaluation_batches(
@@ -76,7 +93,8 @@ def evaluation_batches(
     Every rank gets `plan.evaluation_steps` batches of the same size; what is
     not an image has weight 0.
     """
-    preprocessing = make_preprocessing(config.data, config.model.image_size)
+    image_size = plan.evaluation_image_size
+    preprocessing = make_preprocessing(config.data, image_size)
 
     def order_of(number: int) -> tuple[np.ndarray, np.ndarray]:
         images = plan.evaluation_batch(number, world.rank)
@@ -89,15 +107,15 @@ def evaluation_batches(
         prepare_image=lambda encoded, seed: preprocessing.evaluation_image(
             encoded
         ),
-        image_size=config.model.image_size,
+        image_size=image_size,
         config=config,
     )
     size = plan.evaluation_batch_size_per_process
-    dataset = pipeline.dataset(0, plan.evaluation_steps, size, threads)
+    numbers = range(plan.evaluation_steps)
+    dataset = pipeline.dataset(numbers, size, threads)
     dataset = dataset.map(lambda batch: _padded(batch, size))
-    image_shape = [size, config.model.image_size, config.model.image_size, 3]
     padding = Batch(
-        tf.zeros(image_shape, tf.uint8),
+        tf.zeros([size, image_size, image_size, 3], tf.uint8),
         tf.zeros([size], tf.int32),
         tf.zeros([size]),
         tf.fill([size], tf.constant(-1, tf.int64)),
@@ -105,7 +123,7 @@ def evaluation_batches(
     dataset = dataset.concatenate(
         tf.data.Dataset.from_tensors(padding).repeat()
     ).take(plan.evaluation_steps)
-    return Batches(_with_options(dataset, threads), pipeline, 0)
+    return Batches(_with_options(dataset, threads), [(pipeline, numbers)])
 
 
 def _padded(batch: Batch, size: int) -> Batch:

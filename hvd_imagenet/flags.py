@@ -115,12 +115,14 @@ def to_text(config: config_lib.Config) -> str:
 
 
 def _value(name: str, value: Any, annotation: Any) -> Any:
-    if typing.get_origin(annotation) is tuple and value is not None:
+    if knobs.is_tuple(annotation) and value is not None:
+        plain = knobs.element_type(annotation)
         try:
-            return tuple(map(float, value))
+            return tuple(map(plain, value))
         except ValueError as error:
+            kind = "whole numbers" if plain is int else "numbers"
             raise ValueError(
-                f"--{name}={','.join(value)} must be numbers between commas."
+                f"--{name}={','.join(value)} must be {kind} between commas."
             ) from error
     return value
 
@@ -132,10 +134,10 @@ def _define_knob(
     name, default = field.name, field.default
     text = _help(knob)
     plain = knobs.element_type(annotation)
-    if isinstance(default, tuple):
-        flags.DEFINE_list(
-            name, [f"{v:g}" for v in default], text, flag_values=flag_values
-        )
+    if knobs.is_tuple(annotation):
+        if default is not None:
+            default = [f"{v:g}" for v in default]
+        flags.DEFINE_list(name, default, text, flag_values=flag_values)
     elif knob.choices:
         flags.DEFINE_enum(
             name, default, knob.choices, text, flag_values=flag_values

@@ -116,8 +116,6 @@ def resume(job: Job) -> tuple[Trainer, SavedRun, int]:
         resnet.build_model(config.model),
         update_rule.make_optimizer(config),
         job.processes,
-        batch_size_per_process=plan.batch_size_per_process,
-        accumulation_steps=plan.accumulation_steps,
         bn_statistics=config.model.bn_statistics,
         label_smoothing=config.optimization.label_smoothing,
     )
@@ -128,7 +126,9 @@ def resume(job: Job) -> tuple[Trainer, SavedRun, int]:
         ),
         facts={
             **config.recipe(),
-            "global_batch_size": plan.global_batch_size,
+            "global_batch_sizes": [
+                phase.global_batch_size for phase in plan.phases.phases
+            ],
             "train_images": plan.train_images,
         },
     )
@@ -266,13 +266,16 @@ def _environment(job: Job) -> dict[str, Any]:
 
 
 def _headline(config: Config, plan: Plan, first_step: int) -> str:
+    phase = plan.phase(first_step)
     words = [
         f"{config.model.model} on {plan.train_images} images",
         f"processes {plan.world_size} x micro-batches"
-        f" {plan.accumulation_steps} x images {plan.batch_size_per_process} ="
-        f" {plan.global_batch_size} images per step",
+        f" {phase.accumulation_steps} x images {phase.batch_size_per_process} ="
+        f" {phase.global_batch_size} images per step",
         f"{plan.epochs} epochs = {plan.total_steps} steps",
     ]
+    if len(plan.phases.phases) > 1:
+        words.append(f"{len(plan.phases.phases)} phases")
     if first_step:
         words.append(f"resumed at step {first_step}")
     return ", ".join(words)

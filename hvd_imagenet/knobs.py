@@ -60,22 +60,29 @@ def value_text(value: Any) -> str:
 
 
 def element_type(annotation: Any) -> type:
-    """The plain type in `T`, `T | None` and `tuple[T, ...]`."""
-    if typing.get_origin(annotation) in (types.UnionType, tuple):
+    """The plain type in `T`, `tuple[T, ...]`, and either `| None`."""
+    while typing.get_origin(annotation) in (types.UnionType, tuple):
         annotation = typing.get_args(annotation)[0]
     return annotation
+
+
+def is_tuple(annotation: Any) -> bool:
+    """Whether a type is `tuple[T, ...]` or that `| None`."""
+    if typing.get_origin(annotation) is types.UnionType:
+        annotation = typing.get_args(annotation)[0]
+    return typing.get_origin(annotation) is tuple
 
 
 def _check(name: str, value: Any, annotation: Any, knob: Knob) -> None:
     optional = type(None) in typing.get_args(annotation)
     if value is None and optional:
         return
-    is_tuple = typing.get_origin(annotation) is tuple
     plain = element_type(annotation)
     said = f"--{name}={value_text(value)}"
-    if is_tuple and not isinstance(value, tuple):
+    has_many = is_tuple(annotation)
+    if has_many and not isinstance(value, tuple):
         raise ValueError(f"{said} must be a tuple of {plain.__name__}.")
-    for element in value if is_tuple else (value,):
+    for element in value if has_many else (value,):
         # bool is an int to Python, and 1 is a fine float; nothing else mixes.
         accepted = (int, float) if plain is float else (plain,)
         if not isinstance(element, accepted) or (

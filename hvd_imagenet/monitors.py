@@ -24,8 +24,8 @@ class LogMetrics(keras.callbacks.Callback):
 
     Attributes:
         images_per_second: over the whole run, all ranks together, without
-            the first step (which traces), evaluations and what is done at
-            epoch ends.
+            the first step of each phase (which traces), evaluations and what
+            is done at epoch ends.
         latest: what was logged last.
     """
 
@@ -63,16 +63,15 @@ class LogMetrics(keras.callbacks.Callback):
         self._epoch = 0
         self._epoch_totals = Totals(loss=0, top1=0, top5=0, examples=0)
         self._since = None
-        self._steps = 0
-        self._all_steps = 0
+        self._images = 0
+        self._all_images = 0
         self._all_seconds = 0.0
 
     @property
     def images_per_second(self) -> float | None:
-        if not self._all_steps:
+        if not self._all_images:
             return None
-        images = self._all_steps * self._plan.global_batch_size
-        return images / self._all_seconds
+        return self._all_images / self._all_seconds
 
     def on_epoch_begin(self, epoch, logs=None):
         self._epoch = epoch
@@ -82,12 +81,13 @@ class LogMetrics(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch, logs=None):
         done = batch + 1
-        if self._since is None:
-            # The first step traces and compiles; wait for it, then measure.
+        phase = self._plan.phase(batch)
+        if self._since is None or batch == phase.first_step:
+            # Such a step traces and compiles; wait for it, then measure.
             float(logs["loss"])
             self._restart_clock()
         else:
-            self._steps += 1
+            self._images += phase.global_batch_size
         if done % self._log_steps and done != self._plan.epoch_end_step(
             self._epoch
         ):
@@ -118,7 +118,7 @@ class LogMetrics(keras.callbacks.Callback):
 
     def _restart_clock(self) -> None:
         self._batches.take_wait_seconds()
-        self._steps = 0
+        self._images = 0
         self._since = time.perf_counter()
 
     def _log(self, done: int) -> None:
@@ -137,19 +137,20 @@ class LogMetrics(keras.callbacks.Callback):
             }
         )
         values = {
-            "epoch": done
-            * self._plan.global_batch_size
-            / self._plan.train_images,
+            "epoch": self._plan.epochs_before(done),
             **totals.means(),
             "learning_rate": self._plan.learning_rate(done - 1),
         }
-        if self._steps:
-            images = self._steps * self._plan.global_batch_size
-            values["images_per_second"] = images / seconds
+        if len(self._plan.phases.phases) > 1:
+            phase = self._plan.phase(done - 1)
+            values["image_size"] = phase.image_size
+            values["global_batch_size"] = phase.global_batch_size
+        if self._images:
+            values["images_per_second"] = self._images / seconds
             values["data_wait_share"] = (
                 waited / self._processes.world.size / seconds
             )
-            self._all_steps += self._steps
+            self._all_images += self._images
             self._all_seconds += seconds
         if skipped:
             values["skipped_images"] = skipped

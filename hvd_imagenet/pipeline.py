@@ -5,7 +5,7 @@ Batches come in a fixed order however many threads there are.
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -77,9 +77,9 @@ class Pipeline:
         return Batch(image, label, tf.ones([]), index)
 
     def dataset(
-        self, first: int, last: int, batch_size: int, threads: int
+        self, numbers: range, batch_size: int, threads: int
     ) -> tf.data.Dataset:
-        """Batches `first` to `last` - 1 of this rank."""
+        """The batches of this rank with these consecutive numbers."""
         skip = self.config.data.on_corrupt == "skip"
 
         def read(number):
@@ -114,7 +114,7 @@ class Pipeline:
 
         # The interpreter lock lets one thread at a time build the answer, a
         # second one waits for the disk meanwhile.
-        dataset = tf.data.Dataset.range(first, last).map(
+        dataset = tf.data.Dataset.range(numbers.start, numbers.stop).map(
             read_in_graph, num_parallel_calls=2, deterministic=True
         )
         dataset = dataset.unbatch()
@@ -192,11 +192,22 @@ class Batches:
     """
 
     def __init__(
-        self, dataset: tf.data.Dataset, pipeline: Pipeline, first: int
+        self,
+        dataset: tf.data.Dataset,
+        origins: Iterable[tuple[Pipeline, range]],
     ):
+        """Starts reading.
+
+        Args:
+            dataset: the batches.
+            origins: what makes them, one after the other, and their numbers.
+        """
         self._iterator = iter(dataset)
-        self._pipeline = pipeline
-        self._number = first
+        self._origins = (
+            (pipeline, number)
+            for pipeline, numbers in origins
+            for number in numbers
+        )
         self._wait_seconds = 0.0
         self.skipped: list[str] = []
 
@@ -210,16 +221,15 @@ class Batches:
             CorruptRecordError: a record cannot be read, decoded or has an
                 unknown label, and on_corrupt is "fail".
         """
+        pipeline, number = next(self._origins)
         start = time.perf_counter()
         try:
             batch = next(self._iterator)
         except _TENSORFLOW_ERRORS as error:
-            found = self._pipeline.find_corrupt(self._number)
-            raise found or error from None
+            raise pipeline.find_corrupt(number) or error from None
         self._wait_seconds += time.perf_counter() - start
-        self._number += 1
-        if self._pipeline.config.data.on_corrupt == "skip":
-            self._note_skipped(batch)
+        if pipeline.config.data.on_corrupt == "skip":
+            self._note_skipped(batch, pipeline.source)
         return batch
 
     def take_wait_seconds(self) -> float:
@@ -227,10 +237,10 @@ class Batches:
         seconds, self._wait_seconds = self._wait_seconds, 0.0
         return seconds
 
-    def _note_skipped(self, batch: Batch) -> None:
+    def _note_skipped(self, batch: Batch, source: Source) -> None:
         indices = batch.indices.numpy()
         for index in indices[(batch.weights.numpy() == 0) & (indices >= 0)]:
-            name = self._pipeline.source.where(int(index))
+            name = source.where(int(index))
             logging.warning("skipped: %s", name)
             self.skipped.append(name)
 

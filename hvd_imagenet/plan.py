@@ -10,12 +10,11 @@ the optimization the same on any number of processes.
 """
 
 import dataclasses
-import functools
 import json
-from collections.abc import Callable
 
 from hvd_imagenet import schedule as schedule_lib
 from hvd_imagenet.config import Config, OptimizationConfig
+from hvd_imagenet.phases import Phase, Phases, make_phases
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -24,66 +23,70 @@ class Plan:
 
     Attributes:
         world_size: number of processes.
-        global_batch_size: images per optimizer step, over all processes.
-        batch_size_per_process: images of a micro-batch.
-        accumulation_steps: micro-batches that a process runs per step.
         train_images: images of the training split.
         validation_images: images of the validation split.
         epochs: passes over the training split.
         warmup_steps: steps before the schedule's own rates begin.
         total_steps: steps of the run.
+        evaluation_image_size: side of the images that are evaluated, pixels.
         evaluation_batch_size_per_process: images evaluated at once.
         evaluation_steps: batches that every process evaluates.
+        phases: image size and batch size of every step.
         schedule: learning rate of a step.
     """
 
     world_size: int
-    global_batch_size: int
-    batch_size_per_process: int
-    accumulation_steps: int
     train_images: int
     validation_images: int
     epochs: int
     warmup_steps: int
     total_steps: int
+    evaluation_image_size: int
     evaluation_batch_size_per_process: int
     evaluation_steps: int
+    phases: Phases
     schedule: schedule_lib.Schedule
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Whole steps in an epoch; an epoch takes as many, or one more."""
-        return self.train_images // self.global_batch_size
 
     def learning_rate(self, step: int) -> float:
         """Learning rate of `step`."""
         return self.schedule(step)
 
+    def phase(self, step: int) -> Phase:
+        """Image size, batch size and accumulation of `step`."""
+        return self.phases.at(step)
+
+    def images_before(self, step: int) -> int:
+        """Images, over all processes, that the steps before `step` take."""
+        return self.phases.images_before(step)
+
+    def epochs_before(self, step: int) -> float:
+        """Passes over the training split that are done before `step`."""
+        return self.images_before(step) / self.train_images
+
     def epoch_end_step(self, epoch: int) -> int:
         """Steps done when every image of `epoch` (from 0) has been seen."""
-        return _steps(epoch + 1, self.train_images, self.global_batch_size)
+        return self.phases.steps(epoch + 1)
 
     def epoch_of_step(self, step: int) -> int:
         """The epoch (from 0) that is not yet complete before `step`."""
-        return step * self.global_batch_size // self.train_images
+        return self.images_before(step) // self.train_images
 
     def micro_batch(self, step: int, index: int, rank: int) -> range:
         """Positions in the stream of images of one micro-batch.
 
         Args:
             step: optimizer step, 0 to `total_steps` - 1.
-            index: 0 to `accumulation_steps` - 1.
+            index: 0 to the step's `accumulation_steps` - 1.
             rank: process that runs it, 0 to `world_size` - 1.
 
         Returns:
             `batch_size_per_process` positions; position p is the image at
             p % train_images of the permutation of epoch p // train_images.
         """
+        size = self.phase(step).batch_size_per_process
         number = index * self.world_size + rank
-        start = (
-            step * self.global_batch_size + number * self.batch_size_per_process
-        )
-        return range(start, start + self.batch_size_per_process)
+        start = self.images_before(step) + number * size
+        return range(start, start + size)
 
     def evaluation_batch(self, index: int, rank: int) -> range:
         """Validation images of batch `index` of `rank`, possibly none."""
@@ -95,7 +98,7 @@ class Plan:
         )
 
     def as_json(self) -> str:
-        """One JSON object, a line per entry.
+        """One JSON object, a line per entry and per phase.
 
         `learning_rate` has an entry [step, rate] for the first step of every
         epoch and for the steps before and at which the rate's formula changes.
@@ -103,9 +106,8 @@ class Plan:
         entries = {
             field.name: getattr(self, field.name)
             for field in dataclasses.fields(self)
-            if field.name != "schedule"
+            if field.name not in ("phases", "schedule")
         }
-        entries["steps_per_epoch"] = self.steps_per_epoch
         entries["epoch_end_steps"] = [
             self.epoch_end_step(epoch) for epoch in range(self.epochs)
         ]
@@ -113,17 +115,17 @@ class Plan:
         entries["learning_rate"] = [
             [step, self.learning_rate(step)] for step in self._notable_steps()
         ]
-        lines = (f'  "{k}": {json.dumps(v)}' for k, v in entries.items())
+        lines = [f'  "{k}": {json.dumps(v)}' for k, v in entries.items()]
+        phases = (
+            f"    {json.dumps(dataclasses.asdict(phase))}"
+            for phase in self.phases.phases
+        )
+        lines.append('  "phases": [\n' + ",\n".join(phases) + "\n  ]")
         return "{\n" + ",\n".join(lines) + "\n}"
 
     def _notable_steps(self) -> list[int]:
         last = self.total_steps - 1
-        changes = {self.warmup_steps}
-        decay = self.schedule.decay
-        if isinstance(decay, schedule_lib.Steps):
-            changes.update(decay.boundaries)
-        elif isinstance(decay, schedule_lib.Piecewise):
-            changes.update(decay.steps)
+        changes = {self.warmup_steps, *self.schedule.decay.changes}
         steps = {0, 1, last}
         steps.update(changes, (change - 1 for change in changes))
         steps.update(map(self.epoch_end_step, range(self.epochs)))
@@ -143,50 +145,34 @@ def make_plan(
         ValueError: the global batch cannot be cut into equal shares.
     """
     asked = config.optimization
-    micro_batch = asked.batch_size_per_process
-    world_batch = micro_batch * world_size
-    global_batch = asked.global_batch_size or world_batch
-    if global_batch % world_batch:
-        remedy = _remedy(global_batch, micro_batch, world_size)
-        raise ValueError(
-            f"--global_batch_size={global_batch} is not divisible by"
-            f" --batch_size_per_process={micro_batch} x {world_size} processes"
-            f" = {world_batch}; {remedy}"
-        )
-    steps = functools.partial(
-        _steps, train_images=train_images, global_batch=global_batch
-    )
-    total_steps = steps(asked.epochs)
-    schedule = _make_schedule(asked, global_batch, steps, total_steps)
-    evaluation_batch = (
-        config.run.evaluation_batch_size_per_process or micro_batch
+    phases = make_phases(config, world_size, train_images)
+    schedule = _make_schedule(asked, phases)
+    evaluation_batch = config.run.evaluation_batch_size_per_process or min(
+        phase.batch_size_per_process for phase in phases.phases
     )
     return Plan(
         world_size=world_size,
-        global_batch_size=global_batch,
-        batch_size_per_process=micro_batch,
-        accumulation_steps=global_batch // world_batch,
         train_images=train_images,
         validation_images=validation_images,
         epochs=asked.epochs,
         warmup_steps=schedule.warmup.steps,
-        total_steps=total_steps,
+        total_steps=phases.steps(asked.epochs),
+        evaluation_image_size=config.evaluation_image_size,
         evaluation_batch_size_per_process=evaluation_batch,
         evaluation_steps=-(
             -validation_images // (evaluation_batch * world_size)
         ),
+        phases=phases,
         schedule=schedule,
     )
 
 
 def _make_schedule(
-    asked: OptimizationConfig,
-    global_batch: int,
-    steps: Callable[[float], int],
-    total_steps: int,
+    asked: OptimizationConfig, phases: Phases
 ) -> schedule_lib.Schedule:
+    first_batch = phases.phases[0].global_batch_size
     peak = schedule_lib.linear_scaling(
-        asked.base_learning_rate, asked.base_batch_size, global_batch
+        asked.base_learning_rate, asked.base_batch_size, first_batch
     )
     start = asked.warmup_learning_rate
     if start is None:
@@ -194,8 +180,19 @@ def _make_schedule(
     # Goyal 2017 warms up only where the minibatch is larger than the single
     # server's 256 images, which is where the rate to reach is higher.
     needed = asked.warmup != "none" and peak > start
-    warmup_steps = steps(asked.warmup_epochs) if needed else 0
-    decay = _make_decay(asked, steps, warmup_steps, total_steps, peak)
+    warmup_steps = phases.steps(asked.warmup_epochs) if needed else 0
+    decay = _make_decay(asked, phases, warmup_steps, peak)
+    if any(p.global_batch_size != first_batch for p in phases.phases):
+        decay = schedule_lib.Rescaled(
+            decay=decay,
+            batch=schedule_lib.Piecewise(
+                steps=tuple(p.first_step for p in phases.phases),
+                shares=tuple(
+                    p.global_batch_size / first_batch for p in phases.phases
+                ),
+                is_linear=False,
+            ),
+        )
     warmup = schedule_lib.Warmup(
         start=start,
         target=peak * decay(warmup_steps),
@@ -206,15 +203,12 @@ def _make_schedule(
 
 
 def _make_decay(
-    asked: OptimizationConfig,
-    steps: Callable[[float], int],
-    warmup_steps: int,
-    total_steps: int,
-    peak: float,
+    asked: OptimizationConfig, phases: Phases, warmup_steps: int, peak: float
 ) -> schedule_lib.Decay:
+    total_steps = phases.steps(asked.epochs)
     if asked.schedule == "steps":
         return schedule_lib.Steps(
-            boundaries=tuple(map(steps, asked.decay_epochs)),
+            boundaries=tuple(map(phases.steps, asked.decay_epochs)),
             factor=asked.decay_factor,
         )
     if asked.schedule == "cosine":
@@ -229,27 +223,8 @@ def _make_decay(
         )
     if asked.schedule.startswith("piecewise"):
         return schedule_lib.Piecewise(
-            steps=tuple(map(steps, asked.piecewise_epochs)),
+            steps=tuple(map(phases.steps, asked.piecewise_epochs)),
             shares=asked.piecewise_shares,
             is_linear=asked.schedule == "piecewise_linear",
         )
     return schedule_lib.Constant()
-
-
-def _steps(epochs: float, train_images: int, global_batch: int) -> int:
-    """Steps until `epochs` are complete: the last may reach beyond them."""
-    # Rounded before the ceiling: 1.1 x 50 is 55.00000000000001 to a computer.
-    return -int(-round(epochs * train_images, 6) // global_batch)
-
-
-def _remedy(global_batch: int, micro_batch: int, world_size: int) -> str:
-    """How to make a global batch divisible."""
-    if global_batch % micro_batch:
-        return f"make it a multiple of {micro_batch}, or change that."
-    parts = global_batch // micro_batch
-    fitting = [n for n in range(1, parts + 1) if parts % n == 0]
-    nearest = sorted(fitting, key=lambda n: abs(n - world_size))[:2]
-    return (
-        f"start {' or '.join(map(str, sorted(nearest)))} processes, or change"
-        " one of the two."
-    )

@@ -38,14 +38,14 @@ def build_model(config: ModelConfig) -> keras.Model:
     normalization of each block if `config.zero_gamma`.
 
     Returns:
-        A model from [batch, image_size, image_size, 3] normalised images to
-        [batch, num_classes] float32 logits.
+        A model from [batch, height, width, 3] normalised images, of any size,
+        to [batch, num_classes] float32 logits.
     """
     blocks, is_bottleneck = _STAGES[config.model]
     layers = _Layers(
         config, keras.DTypePolicy(DTYPE_POLICIES[config.precision])
     )
-    images = keras.Input([config.image_size, config.image_size, 3])
+    images = keras.Input([None, None, 3])
     x = layers.convolution(images, 64, 7, 2, "stem_conv")
     x = layers.normalisation(x, "stem_bn")
     x = layers.relu(x, "stem_relu")

@@ -92,6 +92,8 @@ class Warmup:
 class Constant:
     """A rate that never changes."""
 
+    changes = ()
+
     def __call__(self, step: int) -> float:
         """Multiplier of the peak rate at `step`."""
         del step
@@ -110,6 +112,11 @@ class Steps:
     boundaries: tuple[int, ...]
     factor: float
 
+    @property
+    def changes(self) -> tuple[int, ...]:
+        """Steps at which the formula of the rate changes."""
+        return self.boundaries
+
     def __call__(self, step: int) -> float:
         """Multiplier of the peak rate at `step`."""
         return self.factor ** bisect.bisect_right(self.boundaries, step)
@@ -125,6 +132,8 @@ class Cosine:
 
     start: int
     end: int
+
+    changes = ()
 
     def __call__(self, step: int) -> float:
         """Multiplier of the peak rate at `step`."""
@@ -144,6 +153,8 @@ class Polynomial:
     end: int
     power: float
     end_share: float = 0.0
+
+    changes = ()
 
     def __call__(self, step: int) -> float:
         """Multiplier of the peak rate at `step`."""
@@ -168,6 +179,11 @@ class Piecewise:
     shares: tuple[float, ...]
     is_linear: bool
 
+    @property
+    def changes(self) -> tuple[int, ...]:
+        """Steps at which the formula of the rate changes."""
+        return self.steps
+
     def __call__(self, step: int) -> float:
         """Multiplier of the peak rate at `step`."""
         after = bisect.bisect_right(self.steps, step)
@@ -182,7 +198,29 @@ class Piecewise:
         return self.shares[before] + done * rise
 
 
-Decay = Constant | Steps | Cosine | Polynomial | Piecewise
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Rescaled:
+    """A decay by the linear scaling rule, where the batch changes on the way.
+
+    Attributes:
+        decay: of the rate for the first batch size.
+        batch: batch size by step, as shares of the first.
+    """
+
+    decay: "Decay"
+    batch: Piecewise
+
+    @property
+    def changes(self) -> tuple[int, ...]:
+        """Steps at which the formula of the rate changes."""
+        return (*self.decay.changes, *self.batch.changes)
+
+    def __call__(self, step: int) -> float:
+        """Multiplier of the peak rate at `step`."""
+        return self.decay(step) * self.batch(step)
+
+
+Decay = Constant | Steps | Cosine | Polynomial | Piecewise | Rescaled
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,6 @@
 """The train step, the exact evaluation and the loop over epochs.
 
-A step runs `accumulation_steps` micro-batches, averages the gradients over all
+A step runs one or more micro-batches, averages the gradients over all
 micro-batches of all ranks and applies them once. Neither the result nor the
 running statistics of batch normalization depend on how the micro-batches were
 spread over ranks, up to the order of floating-point sums.
@@ -35,8 +35,6 @@ class Trainer:
         optimizer: keras.optimizers.Optimizer,
         processes: Processes,
         *,
-        batch_size_per_process: int,
-        accumulation_steps: int = 1,
         bn_statistics: str = "average",
         label_smoothing: float = 0.0,
     ):
@@ -46,8 +44,6 @@ class Trainer:
             model: the network.
             optimizer: compiled into `model`, so that Keras callbacks find it.
             processes: the ranks to average over.
-            batch_size_per_process: images of a micro-batch.
-            accumulation_steps: micro-batches per step on this rank.
             bn_statistics: "average" or "rank0", the running statistics to
                 evaluate with.
             label_smoothing: share of the training target that is spread over
@@ -58,45 +54,44 @@ class Trainer:
         optimizer.build(model.trainable_variables)
         model.compile(optimizer=optimizer, auto_scale_loss=False)
         self._processes = processes
-        self._batch_size = batch_size_per_process
-        self._accumulation_steps = accumulation_steps
         self._bn_statistics = bn_statistics
         self._label_smoothing = label_smoothing
         self._train_totals = TotalsVariable()
         self._test_totals = TotalsVariable()
-        self._sums = []
-        if accumulation_steps > 1:
-            self._sums = [
-                tf.Variable(tf.zeros_like(v.value), trainable=False)
-                for v in model.trainable_variables
-            ]
-        image_shape = model.input_shape[1:]
-        signature = _batch_signature(image_shape)
-        self._accumulate = tf.function(
-            self._accumulate, [*signature, tf.TensorSpec([], tf.float32)]
-        )
-        self._apply = tf.function(self._apply, signature)
-        self._test = tf.function(self._test, signature)
+        self._sums: list[tf.Variable] = []
+        # Traced anew for every size of images and micro-batches, of which a
+        # run has few: static shapes are what kernels are chosen by.
+        self._accumulate = tf.function(self._accumulate)
+        self._apply = tf.function(self._apply)
+        self._test = tf.function(self._test)
 
     @property
     def state(self) -> list[keras.Variable]:
         """Every variable that a resumed run needs, of model and optimizer."""
         return [*self.model.variables, *self.optimizer.variables]
 
-    def train_step(self, batches: Iterable[Batch]) -> tf.Tensor:
+    def train_step(
+        self, batches: Iterable[Batch], accumulation_steps: int = 1
+    ) -> tf.Tensor:
         """One optimizer step.
 
         Args:
             batches: iterator; `accumulation_steps` micro-batches are taken.
+            accumulation_steps: micro-batches per step on this rank.
 
         Returns:
             [] float32, this rank's mean loss over its last micro-batch.
         """
-        for number in range(self._accumulation_steps - 1):
+        if accumulation_steps > 1 and not self._sums:
+            self._sums = [
+                tf.Variable(tf.zeros_like(v.value), trainable=False)
+                for v in self.model.trainable_variables
+            ]
+        for number in range(accumulation_steps - 1):
             batch = next(batches)
             is_first = tf.constant(1.0 if number == 0 else 0.0)
-            self._accumulate(*_tensors(batch), is_first)
-        return self._apply(*_tensors(next(batches)))
+            self._accumulate(*_tensors(batch), is_first, accumulation_steps)
+        return self._apply(*_tensors(next(batches)), accumulation_steps)
 
     def take_train_totals(self) -> Totals:
         """Sums over all ranks of the steps since the last call.
@@ -179,7 +174,9 @@ class Trainer:
             calls.on_epoch_begin(epoch)
             while step < plan.epoch_end_step(epoch):
                 calls.on_train_batch_begin(step)
-                loss = self.train_step(batches)
+                loss = self.train_step(
+                    batches, plan.phase(step).accumulation_steps
+                )
                 calls.on_train_batch_end(step, {"loss": loss})
                 step += 1
                 if self.model.stop_training:
@@ -188,19 +185,17 @@ class Trainer:
                 calls.on_epoch_end(epoch, evaluate(epoch))
         calls.on_train_end()
 
-    def _gradients(self, images, labels, weights, is_first):
+    def _gradients(self, images, labels, weights, is_first, count):
         """Gradients of the micro-batch's mean (scaled) loss, and that loss."""
         with tf.GradientTape() as tape:
-            with normalization.micro_batch(
-                is_first=is_first, count=self._accumulation_steps
-            ):
+            with normalization.micro_batch(is_first=is_first, count=count):
                 logits = self.model(
                     preprocessing.normalise(images), training=True
                 )
             losses = _cross_entropies(labels, logits, self._label_smoothing)
             # By the size of the micro-batch, not by the weights: every image
             # of the step counts the same, on whatever rank.
-            loss = tf.reduce_sum(weights * losses) / self._batch_size
+            loss = tf.reduce_sum(weights * losses) / weights.shape[0]
             scaled = self.optimizer.scale_loss(loss)
         self._train_totals.add(labels, weights, logits, losses)
         gradients = tape.gradient(
@@ -208,17 +203,19 @@ class Trainer:
         )
         return gradients, loss
 
-    def _accumulate(self, images, labels, weights, is_first):
-        gradients, _ = self._gradients(images, labels, weights, is_first)
+    def _accumulate(self, images, labels, weights, is_first, count):
+        gradients, _ = self._gradients(images, labels, weights, is_first, count)
         for total, gradient in zip(self._sums, gradients, strict=True):
             total.assign(total * (1.0 - is_first) + gradient)
 
-    def _apply(self, images, labels, weights):
-        is_first = 1.0 if self._accumulation_steps == 1 else 0.0
-        gradients, loss = self._gradients(images, labels, weights, is_first)
-        if self._sums:
+    def _apply(self, images, labels, weights, count):
+        is_first = 1.0 if count == 1 else 0.0
+        gradients, loss = self._gradients(
+            images, labels, weights, is_first, count
+        )
+        if count > 1:
             gradients = [
-                (total + gradient) / self._accumulation_steps
+                (total + gradient) / count
                 for total, gradient in zip(self._sums, gradients, strict=True)
             ]
         # Averaged before the loss-scaling optimizer looks for inf and nan, so
@@ -250,14 +247,6 @@ def _cross_entropies(
         spread = tf.reduce_logsumexp(logits, 1) - tf.reduce_mean(logits, 1)
         losses = (1.0 - smoothing) * losses + smoothing * spread
     return losses
-
-
-def _batch_signature(image_shape) -> list[tf.TensorSpec]:
-    return [
-        tf.TensorSpec([None, *image_shape], tf.uint8),
-        tf.TensorSpec([None], tf.int32),
-        tf.TensorSpec([None], tf.float32),
-    ]
 
 
 def _tensors(batch: Batch) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:

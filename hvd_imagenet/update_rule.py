@@ -48,7 +48,7 @@ def step_callbacks(
         callbacks.LinearScaling(
             asked.base_learning_rate,
             asked.base_batch_size,
-            plan.global_batch_size,
+            plan.phase(0).global_batch_size,
             plan.schedule.decay,
             first_step,
         ),
@@ -58,7 +58,7 @@ def step_callbacks(
 
         def share_of_sgd(step: int) -> float:
             return schedule.rmsprop_transition(
-                step * plan.global_batch_size / plan.train_images,
+                plan.epochs_before(step),
                 asked.rmsprop_center_epochs,
                 asked.rmsprop_period_epochs,
                 asked.rmsprop_slope,

@@ -249,7 +249,37 @@ def test_a_group_checks_its_own_values(group, knobs, message):
         ),
         (
             {"image_size": 288, "evaluation_resize": 256},
-            ("--evaluation_resize=256", "--image_size=288"),
+            ("--evaluation_resize=256", "288 pixels"),
+        ),
+        ({"phase_image_sizes": (64,)}, ("--phase_epochs= and", "together")),
+        ({"phase_epochs": (5.0,)}, ("--phase_epochs=5 and", "together")),
+        (
+            {"phase_epochs": (5.0, 6.0), "phase_image_sizes": (64,)},
+            ("--phase_epochs=5,6", "--phase_image_sizes=64", "same number"),
+        ),
+        (
+            {"phase_epochs": (6.0, 5.0), "phase_image_sizes": (64, 96)},
+            ("--phase_epochs=6,5", "rise"),
+        ),
+        (
+            {"phase_epochs": (90.0,), "phase_image_sizes": (64,)},
+            ("--phase_epochs has 90", "--epochs=90"),
+        ),
+        (
+            {
+                "phase_epochs": (9.0,),
+                "phase_crop_area_min": (0.5,),
+                "crop_area_max": 0.4,
+            },
+            ("--phase_crop_area_min=0.5", "--crop_area_max=0.4"),
+        ),
+        (
+            {
+                "phase_epochs": (9.0,),
+                "phase_image_sizes": (288,),
+                "evaluation_resize": 256,
+            },
+            ("--evaluation_resize=256", "288 pixels"),
         ),
         ({"decay_epochs": (30.0, 20.0)}, ("--decay_epochs=30,20", "rise")),
         ({"decay_epochs": (30.0, 30.0)}, ("--decay_epochs=30,30", "rise")),
@@ -295,6 +325,7 @@ _OTHER = {
     "crop_aspect_min": 2 / 3,
     "crop_aspect_max": 3 / 2,
     "horizontal_flip": False,
+    "evaluation_image_size": 72,
     "evaluation_resize": 73,
     "interpolation": "bicubic",
     "dct_method": "accurate",
@@ -325,6 +356,11 @@ _OTHER = {
     "weight_decay": 5e-05,
     "label_smoothing": 0.1,
     "compression": "fp16",
+    "phase_epochs": (1 / 3, 30.5),
+    "phase_image_sizes": (128, 2_048),
+    "phase_crop_area_min": (0.25, 1 / 3),
+    "phase_global_batch_sizes": (8192, 1_000_000),
+    "phase_batch_sizes_per_process": (64, 1),
     "seed": 2**31 - 1,
     "workdir": "/runs/1",
     "evaluation_every_epochs": 2,
@@ -476,7 +512,9 @@ def test_a_recipe_can_be_planned_on_one_process(path):
         validation_images=imagenet.VALIDATION_IMAGES,
     )
     # A recipe does not depend on the world.
-    assert plan.global_batch_size == config.optimization.global_batch_size
+    assert (
+        plan.phase(0).global_batch_size == config.optimization.global_batch_size
+    )
 
 
 # --- Resuming with the same recipe. ---

@@ -1,6 +1,7 @@
 """Batches are the same for any world, threads and start; damage is named."""
 
 import collections
+import dataclasses
 import functools
 import os
 import re
@@ -17,6 +18,7 @@ from hvd_imagenet.config import (
     DataConfig,
     ModelConfig,
     OptimizationConfig,
+    PhaseConfig,
     RunConfig,
 )
 from hvd_imagenet.pipeline import Batch
@@ -640,3 +642,89 @@ def test_synthetic_images_give_batches(split):
         _assert_same(_stream(config, 2), batches)
     else:
         np.testing.assert_array_equal(indices, range(_VALIDATION_IMAGES))
+
+
+# --- Phases. ---
+
+
+def _phased(data_dir):
+    """_SIZE pixels in batches of _MICRO_BATCH, later 24 in batches of 2."""
+    return dataclasses.replace(
+        _config(data_dir, crop_area_min=1.0, horizontal_flip=False),
+        phases=PhaseConfig(
+            phase_epochs=(1.0,),
+            phase_image_sizes=(24,),
+            phase_global_batch_sizes=(2 * _GLOBAL_BATCH,),
+            phase_batch_sizes_per_process=(2,),
+        ),
+    )
+
+
+def test_a_phase_changes_image_size_and_batch(data_dir):
+    config = _phased(data_dir)
+    source = splits.open_split(config, "train")
+    plan = _plan(config, source, "train", 2)
+    first, second = plan.phases.phases
+    per_rank = [_batches(config, "train", rank=r, size=2) for r in range(2)]
+    for step in range(plan.total_steps):
+        phase = second if step >= second.first_step else first
+        size = phase.image_size
+        taken = []
+        for _ in range(phase.accumulation_steps):
+            for batches in per_rank:
+                batch = next(batches)
+                assert batch.images.shape == (
+                    phase.batch_size_per_process,
+                    size,
+                    size,
+                    3,
+                )
+                taken.extend(batch.indices.numpy().tolist())
+        begun = plan.images_before(step)
+        images, _ = order.images_at(
+            range(begun, begun + phase.global_batch_size),
+            config.run.seed,
+            plan.train_images,
+        )
+        assert taken == images.tolist()
+    for batches in per_rank:
+        with pytest.raises(StopIteration):
+            next(batches)
+
+
+@pytest.mark.parametrize("later", [-1, 0, 1])
+def test_a_run_is_resumed_around_the_beginning_of_a_phase(data_dir, later):
+    config = _phased(data_dir)
+    source = splits.open_split(config, "train")
+    plan = _plan(config, source, "train")
+    second = plan.phases.phases[1]
+    done = second.first_step + later
+    whole = list(_batches(config, "train"))
+    rest = list(_batches(config, "train", first_step=done))
+    per_step = [plan.phase(s).accumulation_steps for s in range(done)]
+    assert len(whole) == sum(per_step) + len(rest)
+    for ours, theirs in zip(rest, whole[sum(per_step) :], strict=True):
+        for field, expected in zip(ours, theirs, strict=True):
+            np.testing.assert_array_equal(field, expected)
+
+
+def test_a_corrupt_record_of_a_later_phase_is_named(tmp_path):
+    number, shard, record = _BAD["train"]
+    _write_spoilt(tmp_path, {("train", number): _not_an_image})
+    config = _phased(tmp_path)
+    plan = _plan(config, splits.open_split(config, "train"), "train")
+    second = plan.phases.phases[1]
+    stream, _ = order.images_at(
+        range(second.first_position, second.first_position + _TRAIN_IMAGES),
+        config.run.seed,
+        _TRAIN_IMAGES,
+    )
+    position = int(np.argmax(stream == number))
+    done = []
+    with pytest.raises(CorruptRecordError) as caught:
+        for batch in _batches(config, "train", first_step=second.first_step):
+            done.extend(batch.indices.numpy())
+    assert len(done) == position // 2 * 2 > 0
+    assert str(caught.value).startswith(
+        f"record {record} of {tmp_path}/{shard} "
+    )

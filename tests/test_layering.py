@@ -21,6 +21,7 @@ _MODULES = {
     "schedule": (0, ""),
     "world": (0, ""),
     "config": (0.5, ""),
+    "phases": (0.75, ""),
     #
     "flags": (1, "absl.flags"),
     "normalization": (1, "keras tensorflow"),

@@ -98,14 +98,14 @@ def test_every_image_exactly_once_per_epoch(world_size):
     seen = np.zeros((_EPOCHS + 1, _IMAGES), np.int64)
     for rank in range(world_size):
         for step in range(plan.total_steps):
-            for index in range(plan.accumulation_steps):
+            for index in range(plan.phase(0).accumulation_steps):
                 images, epochs = images_at(
                     plan.micro_batch(step, index, rank), _SEED, _IMAGES
                 )
                 np.add.at(seen, (epochs, images), 1)
     assert (seen[:_EPOCHS] == 1).all()
     assert seen[_EPOCHS].max() <= 1
-    assert seen[_EPOCHS].sum() < plan.global_batch_size
+    assert seen[_EPOCHS].sum() < plan.phase(0).global_batch_size
 
 
 def _micro_batches(world_size):
@@ -113,7 +113,7 @@ def _micro_batches(world_size):
     plan = _plan(world_size)
     batches = {}
     for step in range(plan.total_steps):
-        for index in range(plan.accumulation_steps):
+        for index in range(plan.phase(0).accumulation_steps):
             for rank in range(world_size):
                 positions = plan.micro_batch(step, index, rank)
                 images, epochs = images_at(positions, _SEED, _IMAGES)

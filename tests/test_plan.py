@@ -11,7 +11,13 @@ import pytest
 from absl import flags as absl_flags
 
 from hvd_imagenet import flags, imagenet
-from hvd_imagenet.config import Config, OptimizationConfig, RunConfig
+from hvd_imagenet.config import (
+    Config,
+    ModelConfig,
+    OptimizationConfig,
+    PhaseConfig,
+    RunConfig,
+)
 from hvd_imagenet.plan import make_plan
 
 _RECIPES = pathlib.Path(__file__).parent.parent / "flags"
@@ -85,20 +91,34 @@ def test_golden_plan_of_goyal(world_size, accumulation_steps, evaluation_steps):
     # Everything of the plan but the schedule, which follows.
     assert dataclasses.asdict(dataclasses.replace(plan, schedule=None)) == {
         "world_size": world_size,
-        "global_batch_size": 8192,
-        "batch_size_per_process": 32,
-        "accumulation_steps": accumulation_steps,
         "train_images": 1_281_167,
         "validation_images": 50_000,
         "epochs": 90,
         "warmup_steps": 782,  # 781.96 steps are 5 epochs.
         "total_steps": math.ceil(90 * 1_281_167 / 8192),
+        "evaluation_image_size": 224,
         "evaluation_batch_size_per_process": 32,
         "evaluation_steps": evaluation_steps,
+        "phases": {
+            "phases": (
+                {
+                    "epoch": 0.0,
+                    "first_step": 0,
+                    "first_position": 0,
+                    "image_size": 224,
+                    "crop_area_min": 0.08,
+                    "global_batch_size": 8192,
+                    "batch_size_per_process": 32,
+                    "accumulation_steps": accumulation_steps,
+                },
+            ),
+            "train_images": 1_281_167,
+        },
         "schedule": None,
     }
     assert plan.total_steps == 14076
-    assert plan.steps_per_epoch == 156
+    assert plan.epoch_end_step(0) == 157
+    assert plan.epoch_end_step(1) == 313
     assert plan.schedule.peak == pytest.approx(3.2, rel=1e-12)
     assert plan.schedule.decay.boundaries == (4692, 9384, 12512)
 
@@ -159,7 +179,6 @@ def test_golden_warmup_of_whole_epochs(step, expected):
 )
 def test_golden_steps_per_epoch(global_batch_size, exact, whole):
     plan = _plan(global_batch_size=global_batch_size, epochs=1, warmup_epochs=0)
-    assert plan.steps_per_epoch == whole
     # The step that an epoch ends within is taken, not left out.
     assert plan.total_steps == whole + 1
     assert plan.epoch_end_step(0) == whole + 1
@@ -180,14 +199,14 @@ def test_every_learning_rate_is_independent_of_the_world():
 
 def test_without_a_global_batch_the_world_sets_the_rate():
     single_server, large = (_plan(world_size=n) for n in (8, 256))
-    assert single_server.global_batch_size == 256
-    assert single_server.accumulation_steps == 1
+    assert single_server.phase(0).global_batch_size == 256
+    assert single_server.phase(0).accumulation_steps == 1
     # The paper warms up only above 256 images.
     assert single_server.warmup_steps == 0
     assert single_server.learning_rate(0) == pytest.approx(0.1, rel=1e-12)
 
-    assert large.global_batch_size == 8192
-    assert large.accumulation_steps == 1
+    assert large.phase(0).global_batch_size == 8192
+    assert large.phase(0).accumulation_steps == 1
     assert large.warmup_steps == 782
     assert large.learning_rate(0) == pytest.approx(0.1, rel=1e-12)
     assert large.learning_rate(782) == pytest.approx(3.2, rel=1e-12)
@@ -256,24 +275,26 @@ def test_fractions_of_epochs_are_free_of_rounding_errors():
 def test_micro_batches_cover_the_stream_exactly_once(world_size):
     plan = _small(world_size)
     # Every rank runs every (step, index): all take the same number of steps.
-    taken = np.zeros(plan.total_steps * plan.global_batch_size, np.int64)
+    taken = np.zeros(
+        plan.total_steps * plan.phase(0).global_batch_size, np.int64
+    )
     for step in range(plan.total_steps):
-        first = step * plan.global_batch_size
+        first = step * plan.phase(0).global_batch_size
         of_step = []
-        for index in range(plan.accumulation_steps):
+        for index in range(plan.phase(0).accumulation_steps):
             for rank in range(world_size):
                 positions = plan.micro_batch(step, index, rank)
-                assert len(positions) == plan.batch_size_per_process
+                assert len(positions) == plan.phase(0).batch_size_per_process
                 of_step.extend(positions)
         # The same images in a step at any world.
         assert sorted(of_step) == list(
-            range(first, first + plan.global_batch_size)
+            range(first, first + plan.phase(0).global_batch_size)
         )
         taken[of_step] += 1
     assert (taken == 1).all()
     # The run sees every epoch to its end, and less than a step beyond.
     overhang = taken.size - plan.epochs * plan.train_images
-    assert 0 <= overhang < plan.global_batch_size
+    assert 0 <= overhang < plan.phase(0).global_batch_size
 
 
 def test_micro_batches_are_cut_without_knowing_the_world():
@@ -283,7 +304,7 @@ def test_micro_batches_are_cut_without_knowing_the_world():
         return {
             (step, plan.micro_batch(step, index, rank))
             for step in range(plan.total_steps)
-            for index in range(plan.accumulation_steps)
+            for index in range(plan.phase(0).accumulation_steps)
             for rank in range(world_size)
         }
 
@@ -335,7 +356,7 @@ def test_epochs_and_steps_agree(train_images):
     )
     assert plan.epoch_end_step(plan.epochs - 1) == plan.total_steps
     for step in range(plan.total_steps + 1):
-        seen = step * plan.global_batch_size
+        seen = step * plan.phase(0).global_batch_size
         epoch = plan.epoch_of_step(step)
         # Before the step, all epochs before are complete and this one is not.
         assert epoch * train_images <= seen < (epoch + 1) * train_images
@@ -361,7 +382,7 @@ def test_a_batch_that_does_not_divide_is_refused_with_a_remedy(
     # The numbers of processes that it names are ones that work.
     remedy = re.search(r"start (\d+) or (\d+) processes", message)
     for fitting in map(int, remedy.groups()):
-        assert _goyal(fitting).global_batch_size == 8192
+        assert _goyal(fitting).phase(0).global_batch_size == 8192
 
 
 def test_a_batch_that_no_world_divides_names_no_world():
@@ -381,10 +402,6 @@ def test_json_says_all_of_the_plan(world_size):
     assert isinstance(entries, dict)
     for name in (
         "world_size",
-        "global_batch_size",
-        "batch_size_per_process",
-        "accumulation_steps",
-        "steps_per_epoch",
         "warmup_steps",
         "total_steps",
         "train_images",
@@ -396,6 +413,9 @@ def test_json_says_all_of_the_plan(world_size):
     assert entries["epoch_end_steps"] == [
         plan.epoch_end_step(epoch) for epoch in range(90)
     ]
+    (phase,) = entries["phases"]
+    assert phase["global_batch_size"] == 8192
+    assert phase["accumulation_steps"] == 256 // world_size
     assert entries["peak_learning_rate"] == plan.schedule.peak
 
 
@@ -441,3 +461,127 @@ def test_equal_batches_need_no_warmup(images, rate):
     )
     assert plan.warmup_steps == 0
     assert plan.learning_rate(0) == rate
+
+
+# --- Phases. ---
+
+# fast.ai's shape in small: 10,000 images, batches of 96, 192 and 48.
+_PHASES = PhaseConfig(
+    phase_epochs=(1.0, 2.5),
+    phase_image_sizes=(24, 32),
+    phase_crop_area_min=(0.2, 0.5),
+    phase_global_batch_sizes=(192, 48),
+    phase_batch_sizes_per_process=(8, 4),
+)
+
+
+def _phased(world_size, phases=_PHASES, **optimization):
+    return make_plan(
+        Config(
+            model=ModelConfig(image_size=16),
+            optimization=OptimizationConfig(
+                **{
+                    "epochs": 3,
+                    "warmup": "none",
+                    "global_batch_size": 96,
+                    "batch_size_per_process": 2,
+                    "base_batch_size": 96,
+                    "base_learning_rate": 1.0,
+                    "schedule": "constant",
+                }
+                | optimization
+            ),
+            phases=phases,
+        ),
+        world_size=world_size,
+        train_images=10_000,
+        validation_images=10,
+    )
+
+
+def test_golden_phases():
+    plan = _phased(4)
+    # 10,000 / 96 = 104.2; then from image 10,080 to 25,000 by 192: 77.7; then
+    # from image 25,056 to 30,000 by 48: 103.
+    assert [
+        (
+            phase.first_step,
+            phase.first_position,
+            phase.image_size,
+            phase.crop_area_min,
+            phase.global_batch_size,
+            phase.batch_size_per_process,
+            phase.accumulation_steps,
+        )
+        for phase in plan.phases.phases
+    ] == [
+        (0, 0, 16, 0.08, 96, 2, 12),
+        (105, 10_080, 24, 0.2, 192, 8, 6),
+        (183, 25_056, 32, 0.5, 48, 4, 3),
+    ]
+    assert plan.total_steps == 183 + 103
+    assert [plan.epoch_end_step(epoch) for epoch in range(3)] == [105, 157, 286]
+    assert plan.evaluation_image_size == 32
+    assert plan.evaluation_batch_size_per_process == 2
+
+
+def test_the_rate_follows_the_batch_by_the_linear_scaling_rule():
+    plan = _phased(1)
+    for step, rate in ((0, 1), (104, 1), (105, 2), (182, 2), (183, 0.5)):
+        assert plan.learning_rate(step) == rate
+    decayed = _phased(1, schedule="steps", decay_epochs=(1.0, 2.0))
+    # Epoch 2 is done by step 157.
+    for step, rate in ((104, 1), (105, 0.2), (156, 0.2), (157, 0.02)):
+        assert decayed.learning_rate(step) == pytest.approx(rate)
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 4, 12])
+def test_phases_cover_the_stream_exactly_once_and_alike(world_size):
+    plan, alone = _phased(world_size), _phased(1)
+    assert plan.schedule == alone.schedule
+    begun = 0
+    for step in range(plan.total_steps):
+        phase = plan.phase(step)
+        cuts = [
+            plan.micro_batch(step, index, rank)
+            for index in range(phase.accumulation_steps)
+            for rank in range(world_size)
+        ]
+        assert cuts == [
+            alone.micro_batch(step, index, 0)
+            for index in range(alone.phase(step).accumulation_steps)
+        ]
+        assert [place for cut in cuts for place in cut] == list(
+            range(begun, begun + phase.global_batch_size)
+        )
+        assert plan.images_before(step) == begun
+        assert plan.epoch_of_step(step) == begun // 10_000
+        begun += phase.global_batch_size
+    assert 0 <= begun - 30_000 < 48
+
+
+def test_a_phase_shorter_than_a_step_is_left_out():
+    phases = PhaseConfig(phase_epochs=(1.0, 1.001), phase_image_sizes=(24, 32))
+    plan = _phased(1, phases)
+    assert [phase.image_size for phase in plan.phases.phases] == [16, 32]
+    assert plan.phase(104).image_size == 16
+    assert plan.phase(105).image_size == 32
+
+
+def test_a_batch_of_a_phase_that_cannot_be_cut_is_named():
+    with pytest.raises(ValueError, match=r"=192 from epoch 1 on is not"):
+        _phased(16)
+
+
+def test_json_shows_the_phases():
+    plan = _phased(4)
+    entries = json.loads(plan.as_json())
+    assert entries["phases"] == [
+        dataclasses.asdict(phase) for phase in plan.phases.phases
+    ]
+    steps, rates = zip(*entries["learning_rate"], strict=True)
+    every = range(plan.total_steps)
+    np.testing.assert_allclose(
+        np.interp(every, steps, rates),
+        [plan.learning_rate(step) for step in every],
+    )

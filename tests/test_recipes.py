@@ -50,9 +50,9 @@ def test_every_recipe_of_the_literature_has_a_golden_plan():
 def test_golden_plan(recipe):
     world, micro, images, steps, warmup, first, peak, last = _PLANS[recipe]
     plan = _plan(recipe, world)
-    assert plan.batch_size_per_process == micro
-    assert plan.global_batch_size == images
-    assert plan.accumulation_steps == 1
+    assert plan.phase(0).batch_size_per_process == micro
+    assert plan.phase(0).global_batch_size == images
+    assert plan.phase(0).accumulation_steps == 1
     assert plan.total_steps == steps
     assert plan.warmup_steps == warmup
     assert plan.learning_rate(0) == pytest.approx(first)
@@ -60,7 +60,7 @@ def test_golden_plan(recipe):
     assert plan.learning_rate(steps - 1) == pytest.approx(last, rel=0.05)
     for smaller in (1, 8):
         other = _plan(recipe, smaller)
-        assert other.accumulation_steps == world // smaller
+        assert other.phase(0).accumulation_steps == world // smaller
         assert other.schedule == plan.schedule
         assert other.total_steps == plan.total_steps
 

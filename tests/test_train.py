@@ -31,12 +31,13 @@ def _dry_run(*flags):
 def test_a_dry_run_plans_the_paper_for_another_world():
     plan = _dry_run(_GOYAL, "--world_size=256")
     assert plan["world_size"] == 256
-    assert plan["global_batch_size"] == 8192
-    assert plan["batch_size_per_process"] == 32
-    assert plan["accumulation_steps"] == 1
+    (phase,) = plan["phases"]
+    assert phase["global_batch_size"] == 8192
+    assert phase["batch_size_per_process"] == 32
+    assert phase["accumulation_steps"] == 1
     assert plan["train_images"] == 1_281_167
     assert plan["learning_rate"][0] == [0, 0.1]
-    assert _dry_run(_GOYAL)["accumulation_steps"] == 256
+    assert _dry_run(_GOYAL)["phases"][0]["accumulation_steps"] == 256
 
 
 def test_a_dry_run_counts_the_data(patterns):

@@ -163,7 +163,7 @@ def test_the_run_directory_tells_the_run(runs):
     workdir = runs[2]
     plan = json.loads((workdir / "plan.json").read_text())
     assert plan["world_size"] == 2
-    assert plan["accumulation_steps"] == 2
+    assert plan["phases"][0]["accumulation_steps"] == 2
     assert plan["total_steps"] == _STEPS
     environment = json.loads((workdir / "environment.json").read_text())
     assert environment["world"]["size"] == 2

@@ -77,8 +77,6 @@ def losses(config, processes):
         resnet.build_model(config.model),
         update_rule.make_optimizer(config),
         processes,
-        batch_size_per_process=plan.batch_size_per_process,
-        accumulation_steps=plan.accumulation_steps,
         bn_statistics=config.model.bn_statistics,
         label_smoothing=config.optimization.label_smoothing,
     )

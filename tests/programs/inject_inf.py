@@ -36,7 +36,7 @@ def main():
     optimizer = keras.optimizers.LossScaleOptimizer(
         optimizers.MomentumSGD(0.01), initial_scale=1024.0
     )
-    trainer = Trainer(model, optimizer, processes, batch_size_per_process=8)
+    trainer = Trainer(model, optimizer, processes)
     images = np.random.default_rng(rank).integers(0, 256, (8, 32, 32, 3))
     records = []
     for step in range(_STEPS):
