@@ -113,7 +113,7 @@ class Plan:
         ]
         entries["peak_learning_rate"] = self.schedule.peak
         entries["learning_rate"] = [
-            [step, self.learning_rate(step)] for step in self._notable_steps()
+            [step, self.learning_rate(step)] for step in self.notable_steps()
         ]
         lines = [f'  "{k}": {json.dumps(v)}' for k, v in entries.items()]
         phases = (
@@ -123,9 +123,11 @@ class Plan:
         lines.append('  "phases": [\n' + ",\n".join(phases) + "\n  ]")
         return "{\n" + ",\n".join(lines) + "\n}"
 
-    def _notable_steps(self) -> list[int]:
+    def notable_steps(self) -> list[int]:
+        """First steps of epochs, and those around a change of any formula."""
         last = self.total_steps - 1
         changes = {self.warmup_steps, *self.schedule.decay.changes}
+        changes.update(phase.first_step for phase in self.phases.phases)
         steps = {0, 1, last}
         steps.update(changes, (change - 1 for change in changes))
         steps.update(map(self.epoch_end_step, range(self.epochs)))

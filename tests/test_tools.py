@@ -5,11 +5,20 @@ import pathlib
 import shutil
 import subprocess
 
+import numpy as np
 import pytest
+from PIL import Image
 
 import jobs
 
 _REPOSITORY = pathlib.Path(__file__).parent.parent
+_GOYAL = str(_REPOSITORY / "flags" / "goyal2017.flags")
+
+
+def _python_tool(name, *arguments):
+    return jobs.run(
+        0, str(_REPOSITORY / "tools" / name), *arguments, check=False
+    )
 
 
 def _tool(name, *arguments, **variables):
@@ -21,6 +30,39 @@ def _tool(name, *arguments, **variables):
         text=True,
         timeout=jobs.TIMEOUT_SECONDS,
     )
+
+
+def test_plot_plan_draws_several_recipes(tmp_path):
+    output = tmp_path / "plan.png"
+    recipes = ("goyal2017", "goyal2017_256", "akiba2017")
+    finished = _python_tool(
+        "plot_plan",
+        *(str(_REPOSITORY / "flags" / f"{name}.flags") for name in recipes),
+        f"--output={output}",
+    )
+    assert finished.returncode == 0, finished.stderr
+    with Image.open(output) as image:
+        assert image.format == "PNG"
+        pixels = np.asarray(image.convert("RGB")).reshape(-1, 3)
+    # A line of a colour of its own for each.
+    drawn = set(map(tuple, pixels.tolist()))
+    assert {(31, 119, 180), (255, 127, 14), (44, 160, 44)} <= drawn
+    assert (214, 39, 40) not in drawn
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["none.flags"], "none.flags cannot be understood"),
+        ([_GOYAL, "--output=/none/plan.png"], "/none/plan.png"),
+    ],
+)
+def test_plot_plan_says_what_it_cannot_do(arguments, named):
+    finished = _python_tool("plot_plan", *arguments)
+    assert finished.returncode == 1
+    assert finished.stderr.startswith("error: ")
+    assert named in finished.stderr
+    assert finished.stderr.count("\n") == 1
 
 
 @pytest.mark.horovod
