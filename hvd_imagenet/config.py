@@ -40,6 +40,11 @@ class ModelConfig(Checked):
         "Start the last batch normalization of every residual block at gamma"
         " zero (Goyal 2017, section 5.1).",
     )
+    blur_pool: bool = recipe(
+        False,
+        "Blur what convolutions of stride 2 see, but for the first, by 3x3"
+        " binomial weights (Zhang 2019, arXiv 1904.11486).",
+    )
     batch_norm_momentum: float = recipe(
         0.9,
         "Share of the old value that a step keeps in the running statistics"
@@ -142,6 +147,10 @@ class DataConfig(Checked):
     )
     horizontal_flip: bool = recipe(
         True, "Mirror every other training image, at random."
+    )
+    evaluation_flip: bool = recipe(
+        False,
+        "Evaluate the mean of the logits of an image and of its mirror image.",
     )
     evaluation_image_size: int | None = recipe(
         None,

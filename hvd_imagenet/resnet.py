@@ -8,6 +8,7 @@ as in fb.resnet.torch ("v1.5"), which Goyal 2017 and MLPerf train.
 import dataclasses
 
 import keras
+import tensorflow as tf
 
 from hvd_imagenet.config import ModelConfig
 from hvd_imagenet.normalization import FusedBatchNormalization
@@ -74,6 +75,29 @@ def build_model(config: ModelConfig) -> keras.Model:
     return keras.Model(images, logits, name=config.model)
 
 
+@keras.saving.register_keras_serializable("hvd_imagenet")
+class Blur(keras.layers.Layer):
+    """Binomial filter of 3x3 pixels over every channel, zeros outside.
+
+    Zhang 2019, "Making Convolutional Networks Shift-Invariant Again" (arXiv
+    1904.11486): blurred before it is subsampled, an image aliases less. As in
+    FFCV, the convolution that follows does the subsampling.
+
+    Call arguments:
+        inputs: [batch, height, width, channels].
+    """
+
+    def call(self, inputs):
+        row = tf.constant([1.0, 2.0, 1.0], inputs.dtype) / 4.0
+        kernel = tf.tile(
+            (row[:, None] * row)[:, :, None, None], [1, 1, inputs.shape[-1], 1]
+        )
+        return tf.nn.depthwise_conv2d(inputs, kernel, [1, 1, 1, 1], "SAME")
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+
 @dataclasses.dataclass(frozen=True)
 class _Layers:
     """The repeated layers, with the settings that all share."""
@@ -87,6 +111,9 @@ class _Layers:
         Padding "same" would pad a stride of 2 only below and to the right;
         the reference implementations pad size // 2 on every side.
         """
+        # Not the stem's, which sees the image itself (FFCV's choice).
+        if stride > 1 and self.config.blur_pool and x.shape[-1] >= 16:
+            x = Blur(dtype=self.dtype, name=f"{name}_blur")(x)
         if stride > 1 and size > 1:
             x = keras.layers.ZeroPadding2D(
                 size // 2, dtype=self.dtype, name=f"{name}_pad"

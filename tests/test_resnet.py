@@ -133,3 +133,34 @@ def test_batch_normalization_takes_its_settings_from_the_config():
     assert len(layers) == 20
     assert {layer.momentum for layer in layers} == {0.8}
     assert {layer.epsilon for layer in layers} == {1e-4}
+
+
+def test_blur_is_binomial_with_zeros_outside():
+    images = np.random.default_rng(0).normal(size=(2, 5, 6, 3))
+    blurred = resnet.Blur()(images.astype(np.float32)).numpy()
+    padded = np.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    expected = sum(
+        weight_y * weight_x / 16 * padded[:, y : y + 5, x : x + 6]
+        for y, weight_y in enumerate((1, 2, 1))
+        for x, weight_x in enumerate((1, 2, 1))
+    )
+    np.testing.assert_allclose(blurred, expected, atol=1e-6)
+
+
+def test_blur_pool_comes_before_every_stride_but_the_stems(resnet50):
+    model = resnet.build_model(ModelConfig(blur_pool=True))
+    blurred = {
+        layer.name.removesuffix("_blur")
+        for layer in model.layers
+        if isinstance(layer, resnet.Blur)
+    }
+    strided = {
+        layer.name
+        for layer in model.layers
+        if getattr(layer, "strides", None) == (2, 2)
+    }
+    assert strided - blurred == {"stem_conv", "stem_pool"}
+    assert len(blurred) == 6 and blurred < strided
+    # Nothing to train in it, and the same shapes.
+    assert _size(model.variables) == _size(resnet50.variables)
+    assert model(tf.zeros([1, 64, 64, 3])).shape == (1, 1000)
