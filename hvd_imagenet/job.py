@@ -112,12 +112,8 @@ def resume(job: Job) -> tuple[Trainer, SavedRun, int]:
     """
     config, plan = job.config, job.plan
     keras.utils.set_random_seed(config.run.seed)
-    trainer = Trainer(
-        resnet.build_model(config.model),
-        update_rule.make_optimizer(config),
-        job.processes,
-        bn_statistics=config.model.bn_statistics,
-        label_smoothing=config.optimization.label_smoothing,
+    trainer = update_rule.make_trainer(
+        config, resnet.build_model(config.model), job.processes
     )
     saved = SavedRun(
         checkpoints=checkpoints.Checkpoints(

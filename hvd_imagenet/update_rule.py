@@ -1,4 +1,4 @@
-"""The optimizer that a configuration asks for, and what it needs every step."""
+"""The optimizer and trainer that a configuration asks for; their callbacks."""
 
 import keras
 
@@ -11,7 +11,9 @@ from hvd_imagenet import (
     schedule,
 )
 from hvd_imagenet.config import Config
+from hvd_imagenet.distributed import Processes
 from hvd_imagenet.plan import Plan
+from hvd_imagenet.trainer import Trainer
 
 
 def make_optimizer(config: Config) -> keras.optimizers.Optimizer:
@@ -37,6 +39,19 @@ def make_optimizer(config: Config) -> keras.optimizers.Optimizer:
     if config.model.precision == "float16":
         return keras.optimizers.LossScaleOptimizer(optimizer)
     return optimizer
+
+
+def make_trainer(
+    config: Config, model: keras.Model, processes: Processes
+) -> Trainer:
+    """A trainer of `model` as a configuration asks for it."""
+    return Trainer(
+        model,
+        make_optimizer(config),
+        processes,
+        bn_statistics=config.model.bn_statistics,
+        label_smoothing=config.optimization.label_smoothing,
+    )
 
 
 def step_callbacks(

@@ -20,7 +20,6 @@ import keras
 from hvd_imagenet import dataset, distributed, flags, resnet, update_rule
 from hvd_imagenet.plan import make_plan
 from hvd_imagenet.sources import SyntheticSource
-from hvd_imagenet.trainer import Trainer
 
 _IMAGES = 64
 _EPOCHS = 6
@@ -73,12 +72,8 @@ def losses(config, processes):
         _IMAGES, num_classes=_CLASSES, image_size=36, seed=0
     )
     keras.utils.set_random_seed(0)
-    trainer = Trainer(
-        resnet.build_model(config.model),
-        update_rule.make_optimizer(config),
-        processes,
-        bn_statistics=config.model.bn_statistics,
-        label_smoothing=config.optimization.label_smoothing,
+    trainer = update_rule.make_trainer(
+        config, resnet.build_model(config.model), processes
     )
     batches = dataset.training_batches(
         config, plan, source, processes.world, threads=1
