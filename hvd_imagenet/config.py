@@ -351,6 +351,28 @@ class OptimizationConfig(Checked):
         choices=("continuous", "printed"),
         when=("optimizer", ("rmsprop_warmup",)),
     )
+    lamb_beta_1: float = recipe(
+        0.9,
+        "Share of the old value that a step keeps in LAMB's mean gradient.",
+        minimum=0.0,
+        maximum=0.99999,
+        when=("optimizer", ("lamb",)),
+    )
+    lamb_beta_2: float = recipe(
+        0.999,
+        "Share of the old value that a step keeps in LAMB's mean square of"
+        " the gradient.",
+        minimum=0.0,
+        maximum=0.99999,
+        when=("optimizer", ("lamb",)),
+    )
+    lamb_epsilon: float = recipe(
+        1e-6,
+        "Added to the root of the mean square in LAMB.",
+        minimum=1e-12,
+        maximum=1.0,
+        when=("optimizer", ("lamb",)),
+    )
     momentum: float = recipe(
         0.9,
         "Momentum: share of the old value that a step keeps in the buffer.",
@@ -372,6 +394,14 @@ class OptimizationConfig(Checked):
         " batch normalization's gamma and beta and the bias.",
         minimum=0.0,
         maximum=1.0,
+    )
+    clip_global_norm: float | None = recipe(
+        None,
+        "Greatest norm of the step's mean gradient, over all variables"
+        " together and without weight decay; a longer one is scaled down to"
+        " it. Default: no limit.",
+        minimum=1e-6,
+        maximum=1e6,
     )
     label_smoothing: float = recipe(
         0.0,

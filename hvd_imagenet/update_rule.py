@@ -19,7 +19,13 @@ from hvd_imagenet.trainer import Trainer
 def make_optimizer(config: Config) -> keras.optimizers.Optimizer:
     """The update rule that a configuration asks for."""
     asked = config.optimization
-    common = {"weight_decay": asked.weight_decay}
+    # Keras clips where it should: in `apply`, by when the gradients are
+    # averaged and LossScaleOptimizer has unscaled them, and before our
+    # optimizers add the weight decay.
+    common = {
+        "weight_decay": asked.weight_decay,
+        "global_clipnorm": asked.clip_global_norm,
+    }
     if asked.optimizer != "lamb":
         common["momentum"] = asked.momentum
     if asked.optimizer == "momentum":
@@ -29,7 +35,12 @@ def make_optimizer(config: Config) -> keras.optimizers.Optimizer:
             rms_learning_rate=asked.rmsprop_learning_rate, **common
         )
     elif asked.optimizer == "lamb":
-        optimizer = lamb.LAMB(**common)
+        optimizer = lamb.LAMB(
+            beta_1=asked.lamb_beta_1,
+            beta_2=asked.lamb_beta_2,
+            epsilon=asked.lamb_epsilon,
+            **common,
+        )
     else:
         optimizer = lars.LARS(
             coefficient=asked.lars_coefficient,
