@@ -403,11 +403,28 @@ class OptimizationConfig(Checked):
         minimum=1e-6,
         maximum=1e6,
     )
+    loss: str = recipe(
+        "softmax",
+        "What training minimises: softmax cross-entropy, or binary"
+        " cross-entropy of every class, as the mean over classes. Evaluation"
+        " always reports softmax cross-entropy of the plain labels, so that"
+        " runs can be compared.",
+        choices=("softmax", "bce"),
+    )
     label_smoothing: float = recipe(
         0.0,
         "Share of the training target that is spread over all classes.",
         minimum=0.0,
         maximum=0.99,
+    )
+    bce_target_threshold: float | None = recipe(
+        None,
+        "With loss=bce, classes with a greater target, after mixing and"
+        " smoothing, get the target 1 and the others 0. Default: targets as"
+        " they are.",
+        minimum=0.0,
+        maximum=1.0,
+        when=("loss", ("bce",)),
     )
     compression: str = recipe(
         "none",
@@ -614,10 +631,26 @@ class Config:
                 f" --epochs={optimization.epochs}; shorten the warmup or train"
                 " longer."
             )
+        if optimization.loss == "bce":
+            self._require_useful_threshold()
         if self.run.world_size is not None and not self.run.dry_run:
             raise ValueError(
                 f"--world_size={self.run.world_size} only plans; add --dry_run,"
                 " or start that many processes with horovodrun -np."
+            )
+
+    def _require_useful_threshold(self):
+        """It must part the label's target from that of the other classes."""
+        threshold = self.optimization.bce_target_threshold
+        smoothing = self.optimization.label_smoothing
+        other = smoothing / self.model.num_classes
+        label = 1.0 - smoothing + other
+        if threshold is not None and not other <= threshold < label:
+            raise ValueError(
+                f"--bce_target_threshold={threshold} must be at least"
+                f" {other:g} and less than {label:g}, the targets that"
+                f" --label_smoothing={smoothing} gives an image's label and"
+                " the other classes."
             )
 
     @property

@@ -13,7 +13,7 @@ class Totals:
     """Sums over images, which add up over batches and ranks.
 
     Attributes:
-        loss: sum of the images' cross-entropies.
+        loss: sum of the images' losses.
         top1: images whose label has the largest logit.
         top5: images whose label has one of the five largest.
         examples: images counted.

@@ -15,9 +15,12 @@ import tensorflow as tf
 
 from hvd_imagenet import normalization, preprocessing
 from hvd_imagenet.distributed import Processes
+from hvd_imagenet.losses import Loss
 from hvd_imagenet.pipeline import Batch, Batches
 from hvd_imagenet.plan import Plan
 from hvd_imagenet.totals import Totals, TotalsVariable
+
+_EVALUATED = Loss()
 
 
 class Trainer:
@@ -36,7 +39,7 @@ class Trainer:
         processes: Processes,
         *,
         bn_statistics: str = "average",
-        label_smoothing: float = 0.0,
+        loss: Loss = _EVALUATED,
     ):
         """Builds the optimizer's state and the functions to trace.
 
@@ -46,8 +49,8 @@ class Trainer:
             processes: the ranks to average over.
             bn_statistics: "average" or "rank0", the running statistics to
                 evaluate with.
-            label_smoothing: share of the training target that is spread over
-                all classes, 0 to 1.
+            loss: what to minimise. Evaluation takes softmax cross-entropy
+                of the labels, whatever this is.
         """
         self.model = model
         self.optimizer = optimizer
@@ -55,7 +58,7 @@ class Trainer:
         model.compile(optimizer=optimizer, auto_scale_loss=False)
         self._processes = processes
         self._bn_statistics = bn_statistics
-        self._label_smoothing = label_smoothing
+        self._loss = loss
         self._train_totals = TotalsVariable()
         self._test_totals = TotalsVariable()
         self._sums: list[tf.Variable] = []
@@ -192,7 +195,7 @@ class Trainer:
                 logits = self.model(
                     preprocessing.normalise(images), training=True
                 )
-            losses = _cross_entropies(labels, logits, self._label_smoothing)
+            losses = self._loss(labels, logits)
             # By the size of the micro-batch, not by the weights: every image
             # of the step counts the same, on whatever rank.
             loss = tf.reduce_sum(weights * losses) / weights.shape[0]
@@ -226,27 +229,12 @@ class Trainer:
 
     def _test(self, images, labels, weights):
         logits = self.model(preprocessing.normalise(images), training=False)
-        losses = _cross_entropies(labels, logits)
+        losses = _EVALUATED(labels, logits)
         self._test_totals.add(labels, weights, logits, losses)
 
     def _summed(self, variable: TotalsVariable) -> Totals:
         loss, top1, top5, examples = self._processes.sum(variable.take())
         return Totals(loss=loss, top1=top1, top5=top5, examples=examples)
-
-
-def _cross_entropies(
-    labels: tf.Tensor, logits: tf.Tensor, smoothing: float = 0.0
-) -> tf.Tensor:
-    """Cross-entropy per image.
-
-    With smoothing s of K classes the target is 1 - s + s/K for the label and
-    s/K for the others (Szegedy et al. 2016, arXiv 1512.00567, section 7).
-    """
-    losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
-    if smoothing:
-        spread = tf.reduce_logsumexp(logits, 1) - tf.reduce_mean(logits, 1)
-        losses = (1.0 - smoothing) * losses + smoothing * spread
-    return losses
 
 
 def _tensors(batch: Batch) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:

@@ -12,6 +12,7 @@ from hvd_imagenet import (
 )
 from hvd_imagenet.config import Config
 from hvd_imagenet.distributed import Processes
+from hvd_imagenet.losses import Loss
 from hvd_imagenet.plan import Plan
 from hvd_imagenet.trainer import Trainer
 
@@ -56,12 +57,19 @@ def make_trainer(
     config: Config, model: keras.Model, processes: Processes
 ) -> Trainer:
     """A trainer of `model` as a configuration asks for it."""
+    asked = config.optimization
     return Trainer(
         model,
         make_optimizer(config),
         processes,
         bn_statistics=config.model.bn_statistics,
-        label_smoothing=config.optimization.label_smoothing,
+        loss=Loss(
+            form=asked.loss,
+            label_smoothing=asked.label_smoothing,
+            target_threshold=asked.bce_target_threshold
+            if asked.loss == "bce"
+            else None,
+        ),
     )
 
 

@@ -287,6 +287,19 @@ def test_a_group_checks_its_own_values(group, knobs, message):
             {"epochs": 4, "warmup_epochs": 5.0},
             ("--warmup_epochs=5.0", "--epochs=4"),
         ),
+        (
+            {
+                "loss": "bce",
+                "bce_target_threshold": 0.005,
+                "label_smoothing": 0.1,
+                "num_classes": 10,
+            },
+            ("--bce_target_threshold=0.005", "0.01", "--label_smoothing=0.1"),
+        ),
+        (
+            {"loss": "bce", "bce_target_threshold": 1.0},
+            ("--bce_target_threshold=1.0", "--label_smoothing=0.0"),
+        ),
         ({"world_size": 4}, ("--world_size=4", "--dry_run", "horovodrun")),
     ],
 )
@@ -360,7 +373,9 @@ _OTHER = {
     "nesterov": False,
     "weight_decay": 5e-05,
     "clip_global_norm": 1.5,
+    "loss": "bce",
     "label_smoothing": 0.1,
+    "bce_target_threshold": 0.2,
     "compression": "fp16",
     "phase_epochs": (1 / 3, 30.5),
     "phase_image_sizes": (128, 2_048),

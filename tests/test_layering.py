@@ -24,6 +24,7 @@ _MODULES = {
     "phases": (0.75, ""),
     #
     "flags": (1, "absl.flags"),
+    "losses": (1, "tensorflow"),
     "normalization": (1, "keras tensorflow"),
     "order": (1, "numpy"),
     "plan": (1, ""),
