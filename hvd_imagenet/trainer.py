@@ -40,6 +40,7 @@ class Trainer:
         *,
         bn_statistics: str = "average",
         loss: Loss = _EVALUATED,
+        evaluation_flip: bool = False,
     ):
         """Builds the optimizer's state and the functions to trace.
 
@@ -51,6 +52,8 @@ class Trainer:
                 evaluate with.
             loss: what to minimise. Evaluation takes softmax cross-entropy
                 of the labels, whatever this is.
+            evaluation_flip: evaluate the mean of the logits of an image and
+                of its mirror image.
         """
         self.model = model
         self.optimizer = optimizer
@@ -59,6 +62,7 @@ class Trainer:
         self._processes = processes
         self._bn_statistics = bn_statistics
         self._loss = loss
+        self._evaluation_flip = evaluation_flip
         self._train_totals = TotalsVariable()
         self._test_totals = TotalsVariable()
         self._sums: list[tf.Variable] = []
@@ -228,7 +232,11 @@ class Trainer:
         return loss
 
     def _test(self, images, labels, weights):
-        logits = self.model(preprocessing.normalise(images), training=False)
+        images = preprocessing.normalise(images)
+        logits = self.model(images, training=False)
+        if self._evaluation_flip:
+            mirrored = self.model(tf.reverse(images, [2]), training=False)
+            logits = (logits + mirrored) / 2.0
         losses = _EVALUATED(labels, logits)
         self._test_totals.add(labels, weights, logits, losses)
 

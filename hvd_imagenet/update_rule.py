@@ -63,6 +63,7 @@ def make_trainer(
         make_optimizer(config),
         processes,
         bn_statistics=config.model.bn_statistics,
+        evaluation_flip=config.data.evaluation_flip,
         loss=Loss(
             form=asked.loss,
             label_smoothing=asked.label_smoothing,
