@@ -29,6 +29,21 @@ _PLANS = {
     "jia2018_lars_64k": (2048, 32, 65536, 1682, 607, 0.0, 24.699, 1.9e-4),
     "mlperf_lars_4k": (64, 64, 4096, 13137, 1564, 0.0, 10.0, 1.003e-4),
     "mlperf_lars_32k": (256, 128, 32768, 2229, 626, 0.0, 21.2, 1.33e-4),
+    "fastai2018": (128, 64, 8192, 3285, 0, 1.88, 1.88, 0.00376),
+    "ffcv_88": (8, 512, 4096, 27526, 0, 1.7e-4, 1.7, 6.3e-5),
+}
+
+# Where there are phases: first step, image size, images per step and per
+# process, least area of crops. Epoch 6 is step 938.35, and so on.
+_PHASES = {
+    "fastai2018": [
+        (0, 128, 8192, 64, 0.08),
+        (939, 128, 16384, 128, 0.08),
+        (1721, 224, 8192, 64, 0.08),
+        (2190, 224, 24576, 192, 0.08),
+        (3129, 288, 16384, 128, 0.5),
+    ],
+    "ffcv_88": [(0, 160, 4096, 512, 0.08), (22208, 192, 4096, 512, 0.08)],
 }
 
 
@@ -60,9 +75,50 @@ def test_golden_plan(recipe):
     assert plan.learning_rate(steps - 1) == pytest.approx(last, rel=0.05)
     for smaller in (1, 8):
         other = _plan(recipe, smaller)
-        assert other.phase(0).accumulation_steps == world // smaller
+        assert {phase.accumulation_steps for phase in other.phases.phases} == {
+            world // smaller
+        }
         assert other.schedule == plan.schedule
         assert other.total_steps == plan.total_steps
+
+
+@pytest.mark.parametrize("recipe", _PLANS)
+def test_golden_phases(recipe):
+    plan = _plan(recipe, _PLANS[recipe][0])
+    _, micro, images, *_ = _PLANS[recipe]
+    size = 160 if recipe == "rsb_a3" else 224
+    golden = _PHASES.get(recipe, [(0, size, images, micro, 0.08)])
+    assert [
+        (
+            phase.first_step,
+            phase.image_size,
+            phase.global_batch_size,
+            phase.batch_size_per_process,
+            phase.crop_area_min,
+        )
+        for phase in plan.phases.phases
+    ] == golden
+    evaluated = {"fastai2018": 288, "ffcv_88": 256}
+    assert plan.evaluation_image_size == evaluated.get(recipe, 224)
+
+
+def test_fastais_rates_are_those_that_were_logged():
+    plan = _plan("fastai2018", 128)
+    # Epochs 0, 3, 6, 16, 19, 31, 37 and 38.
+    for step, rate in (
+        (0, 1.88),
+        (470, 1.88 * (1 + 470 / 939)),
+        (939, 3.76),
+        (1720, 3.76),
+        (1721, 1.88),
+        (2190, 0.564),
+        (2815, 0.564),
+        (2816, 0.0564),
+        (3129, 0.0376),
+        (3205, 0.0376),
+        (3206, 0.00376),
+    ):
+        assert plan.learning_rate(step) == pytest.approx(rate), step
 
 
 def test_akibas_slow_start():
@@ -98,7 +154,8 @@ def test_polynomial_recipes_have_a_quarter_of_the_rate_half_way(recipe, middle):
 
 @pytest.mark.horovod
 @pytest.mark.parametrize(
-    "names", ["goyal2017", "quickstart|you", "akiba|mlp|jia"]
+    "names",
+    ["goyal2017", "quickstart|you", "akiba|mlp|jia", "fastai|ffcv|rsb"],
 )
 def test_it_trains_on_two_ranks_as_on_one(names):
     paths = [

@@ -39,7 +39,11 @@ def toy(path):
             "image_size": 32,
             "num_classes": _CLASSES,
         },
-        "data": {"data_format": "synthetic"},
+        "data": {
+            "data_format": "synthetic",
+            "evaluation_image_size": None,
+            "evaluation_resize": None,
+        },
         "optimization": {
             "epochs": _EPOCHS,
             "warmup_epochs": min(asked.warmup_epochs, _WARMUP_EPOCHS),
@@ -51,6 +55,23 @@ def toy(path):
         # A layer moves by eta x rate of its own norm, whatever the batch; an
         # eighth of that is enough for a toy.
         changes["optimization"]["base_batch_size"] = 8 * _BATCH
+    if config.model.precision == "float16" and "jia" not in path:
+        # CPUs have no kernels for it and take seconds per step: once is enough.
+        changes["model"]["precision"] = "bfloat16"
+    if config.phases.phase_epochs:
+        # Of as many kinds, but two and short ones.
+        toys = {
+            "phase_epochs": (1.0, 4.0),
+            "phase_image_sizes": (24, 40),
+            "phase_crop_area_min": (0.2, 0.5),
+            "phase_global_batch_sizes": (2 * _BATCH, _BATCH),
+            "phase_batch_sizes_per_process": (2 * _BATCH_PER_PROCESS, 4),
+        }
+        changes["phases"] = {
+            name: value
+            for name, value in toys.items()
+            if getattr(config.phases, name)
+        }
     return dataclasses.replace(
         config,
         **{
