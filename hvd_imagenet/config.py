@@ -179,6 +179,23 @@ class DataConfig(Checked):
         " a grey level or two) or integer accurate.",
         choices=("fast", "accurate"),
     )
+    mixup_alpha: float | None = recipe(
+        None,
+        "Mixup (Zhang et al. 2018): every training image becomes lambda x"
+        " itself + (1 - lambda) x another one of its micro-batch, and so does"
+        " its target; lambda is of Beta(alpha, alpha), one for the micro-batch."
+        " Default: not done.",
+        minimum=0.01,
+        maximum=100.0,
+    )
+    cutmix_alpha: float | None = recipe(
+        None,
+        "Cutmix (Yun et al. 2019): as mixup, but 1 - lambda is the area of a"
+        " random box that is taken from the other image. With both, each"
+        " is done to every other micro-batch, at random. Default: not done.",
+        minimum=0.01,
+        maximum=100.0,
+    )
     input_threads: int = site(
         0,
         "Threads that read and decode images, per process. 0: the cores of"

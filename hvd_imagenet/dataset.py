@@ -11,7 +11,7 @@ import functools
 import numpy as np
 import tensorflow as tf
 
-from hvd_imagenet import order
+from hvd_imagenet import mixing, order
 from hvd_imagenet.config import Config
 from hvd_imagenet.phases import Phase
 from hvd_imagenet.pipeline import Batch, Batches, Pipeline
@@ -59,16 +59,20 @@ def _training_pipeline(
     """Makes batch `step * accumulation_steps + index` of a phase."""
     seed = config.run.seed
 
-    def order_of(number: int) -> tuple[np.ndarray, np.ndarray]:
+    def micro_batch(number: int) -> range:
         step, index = divmod(number, phase.accumulation_steps)
+        return plan.micro_batch(step, index, world.rank)
+
+    def order_of(number: int) -> tuple[np.ndarray, np.ndarray]:
         images, epochs = order.images_at(
-            plan.micro_batch(step, index, world.rank),
-            seed,
-            plan.train_images,
+            micro_batch(number), seed, plan.train_images
         )
         # One stream of random numbers per seed, epoch and image, whatever the
         # rank or the thread.
         return images, np.stack([(seed << 32) + epochs, images], axis=1)
+
+    def draw(number: int) -> np.ndarray:
+        return mixing.draw(config.data, seed, micro_batch(number).start)
 
     data = dataclasses.replace(config.data, crop_area_min=phase.crop_area_min)
     return Pipeline(
@@ -77,6 +81,7 @@ def _training_pipeline(
         prepare_image=make_preprocessing(data, phase.image_size).train_image,
         image_size=phase.image_size,
         config=config,
+        draw=draw if mixing.is_on(config.data) else None,
     )
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
+from hvd_imagenet import mixing
 from hvd_imagenet.config import Config
 from hvd_imagenet.preprocessing import parse_example
 from hvd_imagenet.sources import Source
@@ -35,12 +36,15 @@ class Batch(NamedTuple):
         weights: [batch] float32: 1; 0 for padding and for skipped records.
         indices: [batch] int64, number of the image in its split; -1 for
             padding.
+        mixing: how the images are to be mixed, [5] float32 of `mixing.draw`;
+            None if they are not.
     """
 
     images: tf.Tensor
     labels: tf.Tensor
     weights: tf.Tensor
     indices: tf.Tensor
+    mixing: tf.Tensor | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -53,6 +57,7 @@ class Pipeline:
         prepare_image: (encoded image, seed) to a uint8 image.
         image_size: side of the image in pixels.
         config: classes, label offset and what to do about corrupt records.
+        draw: how a batch is to be mixed, by its number; None if it is not.
     """
 
     source: Source
@@ -60,6 +65,7 @@ class Pipeline:
     prepare_image: Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
     image_size: int
     config: Config
+    draw: Callable[[int], np.ndarray] | None = None
 
     def prepare(
         self,
@@ -130,7 +136,19 @@ class Pipeline:
             dataset = dataset.map(
                 self.prepare, num_parallel_calls=threads, deterministic=True
             )
-        return dataset.batch(batch_size)
+        dataset = dataset.batch(batch_size)
+        if self.draw is None:
+            return dataset
+
+        def with_draw(batch, number):
+            drawn = tf.numpy_function(
+                lambda number: self.draw(int(number)), [number], tf.float32
+            )
+            drawn = tf.ensure_shape(drawn, [mixing.DRAW_SIZE])
+            return batch._replace(mixing=drawn)
+
+        numbered = tf.data.Dataset.range(numbers.start, numbers.stop)
+        return tf.data.Dataset.zip(dataset, numbered).map(with_draw)
 
     def _prepare_or_blank(self, record, label, index, seed):
         """A data set of one image: a black one where `prepare` fails."""

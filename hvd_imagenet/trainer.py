@@ -13,7 +13,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from hvd_imagenet import normalization, preprocessing
+from hvd_imagenet import mixing, normalization, preprocessing
 from hvd_imagenet.distributed import Processes
 from hvd_imagenet.losses import Loss
 from hvd_imagenet.pipeline import Batch, Batches
@@ -97,11 +97,14 @@ class Trainer:
         for number in range(accumulation_steps - 1):
             batch = next(batches)
             is_first = tf.constant(1.0 if number == 0 else 0.0)
-            self._accumulate(*_tensors(batch), is_first, accumulation_steps)
-        return self._apply(*_tensors(next(batches)), accumulation_steps)
+            self._accumulate(batch, is_first, accumulation_steps)
+        return self._apply(next(batches), accumulation_steps)
 
     def take_train_totals(self) -> Totals:
         """Sums over all ranks of the steps since the last call.
+
+        Of mixed images the loss is that of the mixed target, and accuracy
+        counts the image's own label alone.
 
         A collective operation: every rank must call it at the same step.
         """
@@ -133,7 +136,7 @@ class Trainer:
         """
         self.sync_statistics()
         for _ in range(steps):
-            self._test(*_tensors(next(batches)))
+            self._test(next(batches))
         totals = self._summed(self._test_totals)
         (skipped,) = self._processes.sum(np.array([len(batches.skipped)]))
         if totals.examples + skipped != examples:
@@ -192,14 +195,16 @@ class Trainer:
                 calls.on_epoch_end(epoch, evaluate(epoch))
         calls.on_train_end()
 
-    def _gradients(self, images, labels, weights, is_first, count):
+    def _gradients(self, batch, is_first, count):
         """Gradients of the micro-batch's mean (scaled) loss, and that loss."""
+        labels, weights = batch.labels, batch.weights
+        images, partners = preprocessing.normalise(batch.images), None
+        if batch.mixing is not None:
+            images, partners = mixing.mix(images, labels, weights, batch.mixing)
         with tf.GradientTape() as tape:
             with normalization.micro_batch(is_first=is_first, count=count):
-                logits = self.model(
-                    preprocessing.normalise(images), training=True
-                )
-            losses = self._loss(labels, logits)
+                logits = self.model(images, training=True)
+            losses = self._loss(labels, logits, partners)
             # By the size of the micro-batch, not by the weights: every image
             # of the step counts the same, on whatever rank.
             loss = tf.reduce_sum(weights * losses) / weights.shape[0]
@@ -210,16 +215,14 @@ class Trainer:
         )
         return gradients, loss
 
-    def _accumulate(self, images, labels, weights, is_first, count):
-        gradients, _ = self._gradients(images, labels, weights, is_first, count)
+    def _accumulate(self, batch, is_first, count):
+        gradients, _ = self._gradients(batch, is_first, count)
         for total, gradient in zip(self._sums, gradients, strict=True):
             total.assign(total * (1.0 - is_first) + gradient)
 
-    def _apply(self, images, labels, weights, count):
+    def _apply(self, batch, count):
         is_first = 1.0 if count == 1 else 0.0
-        gradients, loss = self._gradients(
-            images, labels, weights, is_first, count
-        )
+        gradients, loss = self._gradients(batch, is_first, count)
         if count > 1:
             gradients = [
                 (total + gradient) / count
@@ -231,19 +234,15 @@ class Trainer:
         self.optimizer.apply(gradients, self.model.trainable_variables)
         return loss
 
-    def _test(self, images, labels, weights):
-        images = preprocessing.normalise(images)
+    def _test(self, batch):
+        images = preprocessing.normalise(batch.images)
         logits = self.model(images, training=False)
         if self._evaluation_flip:
             mirrored = self.model(tf.reverse(images, [2]), training=False)
             logits = (logits + mirrored) / 2.0
-        losses = _EVALUATED(labels, logits)
-        self._test_totals.add(labels, weights, logits, losses)
+        losses = _EVALUATED(batch.labels, logits)
+        self._test_totals.add(batch.labels, batch.weights, logits, losses)
 
     def _summed(self, variable: TotalsVariable) -> Totals:
         loss, top1, top5, examples = self._processes.sum(variable.take())
         return Totals(loss=loss, top1=top1, top5=top5, examples=examples)
-
-
-def _tensors(batch: Batch) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    return batch.images, batch.labels, batch.weights

@@ -344,6 +344,8 @@ _OTHER = {
     "evaluation_resize": 73,
     "interpolation": "bicubic",
     "dct_method": "accurate",
+    "mixup_alpha": 0.2,
+    "cutmix_alpha": 1.0,
     "input_threads": 3,
     "epochs": 1_000_001,
     "global_batch_size": 8192,

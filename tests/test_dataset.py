@@ -12,7 +12,7 @@ import pytest
 import tensorflow as tf
 
 import image_data
-from hvd_imagenet import dataset, order, preprocessing, splits
+from hvd_imagenet import dataset, mixing, order, preprocessing, splits
 from hvd_imagenet.config import (
     Config,
     DataConfig,
@@ -128,7 +128,10 @@ def _batches(config, split, *, rank=0, size=1, threads=2, first_step=0):
 
 def _arrays(batches):
     """The batches as NumPy arrays, of exactly their documented types."""
-    arrays = [Batch(*(field.numpy() for field in each)) for each in batches]
+    arrays = [
+        Batch(*(None if field is None else field.numpy() for field in each))
+        for each in batches
+    ]
     for batch in arrays:
         count = _MICRO_BATCH
         assert batch.images.shape == (count, _SIZE, _SIZE, 3)
@@ -247,6 +250,24 @@ def test_another_seed_is_another_order_and_other_crops(data_dir, stream):
     )
     assert first.keys() == second.keys()
     assert all(first[index] != second[index] for index in first)
+
+
+@pytest.mark.parametrize("on_corrupt", ["fail", "skip"])
+def test_draws_are_by_the_place_in_the_stream(data_dir, stream, on_corrupt):
+    assert all(batch.mixing is None for batch in stream)
+    mixed = {"mixup_alpha": 0.2, "cutmix_alpha": 1.0}
+    config = _config(data_dir, on_corrupt=on_corrupt, **mixed)
+    one = _stream(config)
+    for number, batch in enumerate(one):
+        expected = mixing.draw(config.data, 3, number * _MICRO_BATCH)
+        np.testing.assert_array_equal(batch.mixing, expected)
+    assert len({batch.mixing.tobytes() for batch in one}) == len(one)
+    # Mixing is left to the device.
+    _assert_same([batch._replace(mixing=None) for batch in one], stream)
+    _assert_same(_stream(config, 2), one)
+    done = 2 * _GLOBAL_BATCH // _MICRO_BATCH
+    _assert_same(_stream(config, 4, first_step=2), one[done:])
+    assert all(b.mixing is None for b in _batches(config, "validation"))
 
 
 def test_evaluation_images_are_in_order_and_cropped_in_the_center(data_dir):
