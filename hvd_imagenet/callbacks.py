@@ -1,7 +1,7 @@
 """Keras callbacks for any Keras 3 model: state from rank 0, learning rate."""
 
 import abc
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import keras
 
@@ -12,15 +12,26 @@ from hvd_imagenet.distributed import Processes
 class BroadcastState(keras.callbacks.Callback):
     """Gives all ranks rank 0's weights, statistics and optimizer state."""
 
-    def __init__(self, processes: Processes):
+    def __init__(
+        self, processes: Processes, others: Sequence[keras.Variable] = ()
+    ):
+        """Says what to broadcast.
+
+        Args:
+            processes: the ranks.
+            others: variables beside those of model and optimizer.
+        """
         super().__init__()
         self._processes = processes
+        self._others = others
 
     def on_train_begin(self, logs=None):
         optimizer = self.model.optimizer
         if not optimizer.built:
             optimizer.build(self.model.trainable_variables)
-        self._processes.broadcast([*self.model.variables, *optimizer.variables])
+        self._processes.broadcast(
+            [*self.model.variables, *optimizer.variables, *self._others]
+        )
 
 
 class _EveryStep(keras.callbacks.Callback, abc.ABC):

@@ -420,6 +420,14 @@ class OptimizationConfig(Checked):
         minimum=1e-6,
         maximum=1e6,
     )
+    ema_decay: float | None = recipe(
+        None,
+        "Evaluate with a moving average of weights and running statistics, of"
+        " which a step keeps this share. Checkpoints hold both. Default: with"
+        " the weights themselves.",
+        minimum=0.0,
+        maximum=0.999999,
+    )
     loss: str = recipe(
         "softmax",
         "What training minimises: softmax cross-entropy, or binary"

@@ -203,7 +203,7 @@ def _callbacks(
     config, plan = job.config, job.plan
     is_first = job.processes.world.is_first
     calls = [
-        callbacks.BroadcastState(job.processes),
+        callbacks.BroadcastState(job.processes, trainer.average.variables),
         *update_rule.step_callbacks(config, plan, first_step),
         log,
         monitors.SaveCheckpoints(

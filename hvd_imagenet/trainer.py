@@ -15,6 +15,7 @@ import tensorflow as tf
 
 from hvd_imagenet import mixing, normalization, preprocessing
 from hvd_imagenet.distributed import Processes
+from hvd_imagenet.ema import WeightAverage
 from hvd_imagenet.losses import Loss
 from hvd_imagenet.pipeline import Batch, Batches
 from hvd_imagenet.plan import Plan
@@ -30,6 +31,7 @@ class Trainer:
         model: from normalised images to logits.
         optimizer: a Keras optimizer; keras.optimizers.LossScaleOptimizer for
             float16.
+        average: averaged weights, if there are any.
     """
 
     def __init__(
@@ -41,6 +43,7 @@ class Trainer:
         bn_statistics: str = "average",
         loss: Loss = _EVALUATED,
         evaluation_flip: bool = False,
+        ema_decay: float | None = None,
     ):
         """Builds the optimizer's state and the functions to trace.
 
@@ -54,11 +57,14 @@ class Trainer:
                 of the labels, whatever this is.
             evaluation_flip: evaluate the mean of the logits of an image and
                 of its mirror image.
+            ema_decay: of the averaged weights to evaluate with; None for the
+                weights themselves.
         """
         self.model = model
         self.optimizer = optimizer
         optimizer.build(model.trainable_variables)
         model.compile(optimizer=optimizer, auto_scale_loss=False)
+        self.average = WeightAverage(model, ema_decay)
         self._processes = processes
         self._bn_statistics = bn_statistics
         self._loss = loss
@@ -74,8 +80,12 @@ class Trainer:
 
     @property
     def state(self) -> list[keras.Variable]:
-        """Every variable that a resumed run needs, of model and optimizer."""
-        return [*self.model.variables, *self.optimizer.variables]
+        """Every variable that a resumed run needs."""
+        return [
+            *self.model.variables,
+            *self.optimizer.variables,
+            *self.average.variables,
+        ]
 
     def train_step(
         self, batches: Iterable[Batch], accumulation_steps: int = 1
@@ -116,6 +126,7 @@ class Trainer:
         A collective operation.
         """
         statistics = normalization.running_statistics(self.model)
+        statistics += self.average.statistics
         if self._bn_statistics == "average":
             self._processes.average(statistics)
         else:
@@ -126,6 +137,8 @@ class Trainer:
     ) -> Totals:
         """Evaluates the validation split exactly. A collective operation.
 
+        With the averaged weights, if there are any.
+
         Args:
             batches: this rank's padded share.
             steps: batches in every rank's share.
@@ -135,8 +148,9 @@ class Trainer:
             RuntimeError: not every image was counted once.
         """
         self.sync_statistics()
-        for _ in range(steps):
-            self._test(next(batches))
+        with self.average.swapped():
+            for _ in range(steps):
+                self._test(next(batches))
         totals = self._summed(self._test_totals)
         (skipped,) = self._processes.sum(np.array([len(batches.skipped)]))
         if totals.examples + skipped != examples:
@@ -232,6 +246,7 @@ class Trainer:
         # that all ranks find the same and skip together.
         gradients = [self._processes.average_gradient(g) for g in gradients]
         self.optimizer.apply(gradients, self.model.trainable_variables)
+        self.average.update()
         return loss
 
     def _test(self, batch):

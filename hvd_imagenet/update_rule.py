@@ -71,6 +71,7 @@ def make_trainer(
             if asked.loss == "bce"
             else None,
         ),
+        ema_decay=asked.ema_decay,
     )
 
 

@@ -375,6 +375,7 @@ _OTHER = {
     "nesterov": False,
     "weight_decay": 5e-05,
     "clip_global_norm": 1.5,
+    "ema_decay": 0.999,
     "loss": "bce",
     "label_smoothing": 0.1,
     "bce_target_threshold": 0.2,

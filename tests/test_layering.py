@@ -32,6 +32,7 @@ _MODULES = {
     "totals": (1, "numpy tensorflow"),
     #
     "distributed": (2, "horovod keras numpy tensorflow"),
+    "ema": (2, "keras tensorflow"),
     "mixing": (2, "numpy tensorflow"),
     "optimizers": (2, "keras tensorflow"),
     "preprocessing": (2, "tensorflow"),

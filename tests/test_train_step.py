@@ -1,0 +1,197 @@
+"""The train step and the evaluation of a small network, in one process."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from hvd_imagenet import dataset, update_rule
+from hvd_imagenet.config import (
+    Config,
+    DataConfig,
+    ModelConfig,
+    OptimizationConfig,
+)
+from hvd_imagenet.distributed import Processes
+from hvd_imagenet.normalization import FusedBatchNormalization
+from hvd_imagenet.pipeline import Batch
+from hvd_imagenet.plan import make_plan
+from hvd_imagenet.preprocessing import normalise
+from hvd_imagenet.sources import SyntheticSource
+from hvd_imagenet.world import World
+
+_SIZE = 16
+_CLASSES = 4
+_TRAIN_IMAGES = 32
+_VALIDATION_IMAGES = 7
+_BATCH = 16
+
+
+class CountedProcesses(Processes):
+    """One process; counts the gradients that are averaged, as they are."""
+
+    def __init__(self):
+        super().__init__()
+        self.gradients = tf.Variable(0)
+
+    def average_gradient(self, gradient):
+        with tf.control_dependencies([self.gradients.assign_add(1)]):
+            return tf.identity(gradient)
+
+
+class Run:
+    """A trainer of a small network, and its batches.
+
+    Attributes:
+        trainer: as configured.
+        accumulation_steps: micro-batches of a step.
+    """
+
+    def __init__(self, micro_batch_size, processes=None, **optimization):
+        keras.utils.set_random_seed(0)
+        model = keras.Sequential(
+            [
+                keras.Input([_SIZE, _SIZE, 3]),
+                keras.layers.Conv2D(4, 3, strides=2, name="conv"),
+                FusedBatchNormalization(name="bn"),
+                keras.layers.ReLU(),
+                keras.layers.GlobalAveragePooling2D(),
+                keras.layers.Dense(_CLASSES, name="logits"),
+            ],
+            name="net",
+        )
+        precision = optimization.pop("precision", "float32")
+        self._config = Config(
+            model=ModelConfig(
+                image_size=_SIZE, num_classes=_CLASSES, precision=precision
+            ),
+            data=DataConfig(data_format="synthetic"),
+            optimization=OptimizationConfig(
+                epochs=4,
+                warmup="none",
+                warmup_epochs=0.0,
+                global_batch_size=_BATCH,
+                batch_size_per_process=micro_batch_size,
+                **optimization,
+            ),
+        )
+        self._plan = make_plan(
+            self._config,
+            world_size=1,
+            train_images=_TRAIN_IMAGES,
+            validation_images=_VALIDATION_IMAGES,
+        )
+        self.accumulation_steps = self._plan.phase(0).accumulation_steps
+        self.trainer = update_rule.make_trainer(
+            self._config, model, processes or Processes()
+        )
+        self._batches = dataset.training_batches(
+            self._config, self._plan, *self._place(_TRAIN_IMAGES), threads=1
+        )
+
+    def step(self):
+        self.trainer.train_step(self._batches, self.accumulation_steps)
+
+    def evaluate(self):
+        batches = dataset.evaluation_batches(
+            self._config,
+            self._plan,
+            *self._place(_VALIDATION_IMAGES),
+            threads=1,
+        )
+        return self.trainer.evaluate(
+            batches,
+            steps=self._plan.evaluation_steps,
+            examples=_VALIDATION_IMAGES,
+        )
+
+    def _place(self, images):
+        source = SyntheticSource(
+            images, num_classes=_CLASSES, image_size=20, seed=0
+        )
+        return source, World()
+
+
+def _values(variables):
+    return {variable.path: variable.numpy() for variable in variables}
+
+
+@pytest.mark.parametrize("micro_batch_size", [16, 8, 2])
+def test_a_gradient_is_exchanged_once_per_step(micro_batch_size):
+    processes = CountedProcesses()
+    run = Run(micro_batch_size, processes)
+    assert run.accumulation_steps == 16 // micro_batch_size
+    for step in range(1, 4):
+        run.step()
+        gradients = len(run.trainer.model.trainable_variables)
+        assert processes.gradients.numpy() == step * gradients
+
+
+def test_the_average_is_of_weights_and_statistics_after_every_step():
+    run = Run(4, ema_decay=0.75)
+    model = run.trainer.model
+    expected = _values(model.variables)
+    for _ in range(4):
+        run.step()
+        for path, value in _values(model.variables).items():
+            expected[path] = 0.75 * expected[path] + 0.25 * value
+    averages = _values(run.trainer.average.variables)
+    assert len(averages) == len(expected) == 8
+    for path, value in expected.items():
+        np.testing.assert_allclose(
+            averages[f"average/{path.replace('/', '_')}"],
+            value,
+            rtol=1e-5,
+            atol=1e-6,
+        )
+
+
+def test_the_evaluation_takes_the_average_and_leaves_all_as_it_was():
+    run = Run(4, ema_decay=0.75)
+    for _ in range(3):
+        run.step()
+    before = _values(run.trainer.state)
+    result = run.evaluate()
+    assert result.examples == _VALIDATION_IMAGES
+    after = _values(run.trainer.state)
+    assert before.keys() == after.keys()
+    for path, value in before.items():
+        np.testing.assert_array_equal(after[path], value, path)
+    # What a trainer finds that has the averages for weights.
+    plain = Run(4)
+    for variable in plain.trainer.model.variables:
+        path = f"average/{variable.path.replace('/', '_')}"
+        variable.assign(before[path])
+    expected = plain.evaluate()
+    assert (result.loss, result.top1) == (expected.loss, expected.top1)
+    # And not what the weights give.
+    for variable in plain.trainer.model.variables:
+        variable.assign(before[variable.path])
+    assert plain.evaluate().loss != pytest.approx(expected.loss, rel=1e-3)
+
+
+def test_mixed_images_have_the_loss_of_their_mixed_targets():
+    run = Run(4, loss="bce")
+    generator = np.random.default_rng(0)
+    images = generator.integers(0, 256, (4, _SIZE, _SIZE, 3), np.uint8)
+    labels = np.array([0, 1, 2, 3], np.int32)
+    batch = Batch(
+        tf.constant(images),
+        tf.constant(labels),
+        tf.ones(4),
+        tf.range(4, dtype=tf.int64),
+        # A box of a quarter of the image.
+        tf.constant([1.0, 0.0, 0.5, 0.5, 1.0]),
+    )
+    mixed = normalise(images).numpy()
+    mixed[:, :8, 8:] = mixed[::-1, :8, 8:].copy()
+    model = run.trainer.model
+    logits = model(mixed, training=True).numpy()
+    targets = 0.75 * np.eye(4) + 0.25 * np.eye(4)[::-1]
+    losses = np.logaddexp(0, logits) - targets * logits
+    run.trainer.train_step(iter([batch]))
+    totals = run.trainer.take_train_totals()
+    assert totals.loss == pytest.approx(np.sum(np.mean(losses, 1)), rel=1e-5)
+    # Accuracy is of the images' own labels.
+    assert totals.top1 == np.sum(np.argmax(logits, axis=1) == labels)
+    assert totals.examples == 4
