@@ -232,7 +232,8 @@ class Trainer:
     def _accumulate(self, batch, is_first, count):
         gradients, _ = self._gradients(batch, is_first, count)
         for total, gradient in zip(self._sums, gradients, strict=True):
-            total.assign(total * (1.0 - is_first) + gradient)
+            # Chosen, not multiplied by 0: the last step's may be inf or nan.
+            total.assign(tf.where(is_first > 0.0, gradient, total + gradient))
 
     def _apply(self, batch, count):
         is_first = 1.0 if count == 1 else 0.0

@@ -195,3 +195,22 @@ def test_mixed_images_have_the_loss_of_their_mixed_targets():
     # Accuracy is of the images' own labels.
     assert totals.top1 == np.sum(np.argmax(logits, axis=1) == labels)
     assert totals.examples == 4
+
+
+def test_an_overflow_in_one_step_does_not_reach_the_next():
+    run = Run(4, precision="float16")
+    variables = run.trainer.model.trainable_variables
+    scale = run.trainer.optimizer.dynamic_scale
+    run.step()
+    before = _values(variables)
+    scale.assign(np.inf)
+    run.step()
+    for path, value in _values(variables).items():
+        np.testing.assert_array_equal(value, before[path])
+    scale.assign(1024.0)
+    run.step()
+    # Else it was halved, and the step skipped.
+    assert float(scale) == 1024.0
+    for path, value in _values(variables).items():
+        assert np.any(value != before[path]), path
+        assert np.all(np.isfinite(value)), path
