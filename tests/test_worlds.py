@@ -31,6 +31,16 @@ _FLAGS = (
     "--checkpoint_steps=3",
     "--keep_checkpoints=10",
 )
+# What those leave out; clipping is at work in almost every step.
+_REGULARISED = (
+    "--mixup_alpha=0.2",
+    "--cutmix_alpha=1",
+    "--loss=bce",
+    "--label_smoothing=0.1",
+    "--base_learning_rate=0.2",
+    "--clip_global_norm=0.25",
+    "--ema_decay=0.7",
+)
 _STEPS = 8
 _LOSSES = (2.283729, 2.021566, 1.800881, 1.619994, 1.326646)  # Of the first.
 _LAST = f"step_{_STEPS:08d}.npz"
@@ -71,6 +81,16 @@ def runs(patterns, tmp_path_factory):
     }
 
 
+@pytest.fixture(scope="module")
+def regularised(patterns, tmp_path_factory):
+    """The recipe with all that regularises it on 1 and 2 ranks."""
+    folder = tmp_path_factory.mktemp("regularised")
+    return {
+        ranks: _train(ranks, patterns, folder / str(ranks), *_REGULARISED)
+        for ranks in (1, 2)
+    }
+
+
 @pytest.mark.parametrize("ranks", [2, 4])
 def test_the_loss_curve_does_not_depend_on_the_ranks(runs, ranks):
     one, many = (jobs.metrics(runs[k]) for k in (1, ranks))
@@ -91,6 +111,23 @@ def test_weights_and_statistics_do_not_depend_on_the_ranks(runs, ranks):
     assert difference < 1e-3, name
 
 
+def test_regularisation_does_not_depend_on_the_ranks(regularised):
+    one, two = (jobs.metrics(regularised[k]) for k in (1, 2))
+    np.testing.assert_allclose(
+        [m["loss"] for m in two], [m["loss"] for m in one], rtol=1e-4
+    )
+    # Binary cross-entropy of 10 classes begins near ln 2.
+    assert 0.6 < one[0]["loss"] < 0.8
+    assert one[-1]["loss"] < 0.8 * one[0]["loss"]
+    one, two = (_arrays(regularised[k], "step_00000003.npz") for k in (1, 2))
+    assert "average/stem_bn_moving_variance" in one
+    # Averages too: of weights, and of statistics that each rank has its own.
+    difference, name = _worst_difference(two, one)
+    assert difference < 1e-3, name
+    one, two = (jobs.result(regularised[k]) for k in (1, 2))
+    assert two["loss"] == pytest.approx(one["loss"], rel=1e-3)
+
+
 @pytest.mark.parametrize("ranks", [1, 2, 4])
 def test_the_evaluation_counts_every_image_once(runs, ranks):
     result = jobs.result(runs[ranks])
@@ -104,22 +141,25 @@ def test_the_evaluation_counts_every_image_once(runs, ranks):
     assert validation["top1"] == result["top1"]
 
 
-def _resume(ranks, data_dir, finished, workdir, step):
+def _resume(ranks, data_dir, finished, workdir, step, *flags):
     """Continues a copy of a run from one of its checkpoints."""
     (workdir / "checkpoints").mkdir(parents=True)
     name = f"step_{step:08d}.npz"
     shutil.copy(finished / "checkpoints" / name, workdir / "checkpoints")
     shutil.copy(finished / "run.flags", workdir)
     shutil.copy(finished / "metrics.jsonl", workdir)
-    return _train(ranks, data_dir, workdir)
+    return _train(ranks, data_dir, workdir, *flags)
 
 
 @pytest.mark.parametrize(("begun", "resumed"), [(1, 1), (2, 2), (2, 1)])
 def test_a_resumed_run_ends_like_an_uninterrupted_one(
-    runs, patterns, tmp_path, begun, resumed
+    regularised, patterns, tmp_path, begun, resumed
 ):
-    workdir = _resume(resumed, patterns, runs[begun], tmp_path / "run", 6)
-    difference, name = _worst_difference(_arrays(workdir), _arrays(runs[begun]))
+    finished = regularised[begun]
+    workdir = _resume(
+        resumed, patterns, finished, tmp_path / "run", 6, *_REGULARISED
+    )
+    difference, name = _worst_difference(_arrays(workdir), _arrays(finished))
     if begun == resumed:
         # The same sums in the same order.
         assert difference == 0, name
