@@ -1,10 +1,15 @@
 """The train step and the evaluation of a small network, in one process."""
 
+import json
+import pathlib
+import re
+
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
+import jobs
 from hvd_imagenet import dataset, update_rule
 from hvd_imagenet.config import (
     Config,
@@ -125,6 +130,17 @@ def test_a_gradient_is_exchanged_once_per_step(micro_batch_size):
         run.step()
         gradients = len(run.trainer.model.trainable_variables)
         assert processes.gradients.numpy() == step * gradients
+
+
+def test_memory_does_not_grow_with_the_micro_batches_of_a_step():
+    program = pathlib.Path(__file__).parent / "programs/accumulation_memory.py"
+    finished = jobs.run(0, str(program))
+    (text,) = re.findall(r"RESULT (.*)", finished.stdout)
+    result = json.loads(text)
+    few, many = result["peaks"]
+    # One sum per variable; a gradient per micro-batch would take 14 times the
+    # weights.
+    assert many - few < result["weights"]
 
 
 def test_the_average_is_of_weights_and_statistics_after_every_step():
