@@ -453,7 +453,9 @@ class OptimizationConfig(Checked):
     )
     compression: str = recipe(
         "none",
-        "Format of gradients in the allreduce: float32 as computed, or fp16.",
+        "Format of gradients in the allreduce: float32 as computed, or fp16,"
+        " divided before the sum by about the root of the number of processes,"
+        " so that gradients up to 1,000 cannot overflow on 2,048 of them.",
         choices=("none", "fp16"),
     )
 

@@ -16,6 +16,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from hvd_imagenet import wire
 from hvd_imagenet.world import World, launched_size
 
 # Used where there is no GPU, unless the environment says otherwise. Horovod's
@@ -81,14 +82,17 @@ class HorovodProcesses(Processes):
             )
         )
         self._hvd = hvd
-        self._compression = getattr(hvd.Compression, compression)
+        self._format = wire.make_format(compression, hvd.size())
 
     def average_gradient(self, gradient: tf.Tensor) -> tf.Tensor:
         # One operation per gradient, not one for all: each starts as soon as
         # its gradient is there, while the backward pass goes on.
-        return self._hvd.allreduce(
-            gradient, op=self._hvd.Average, compression=self._compression
+        if self._format is None:
+            return self._hvd.allreduce(gradient, op=self._hvd.Average)
+        total = self._hvd.allreduce(
+            self._format.pack(gradient), op=self._hvd.Sum
         )
+        return self._format.unpack(total, gradient.dtype)
 
     def average(self, variables: Sequence[keras.Variable]) -> None:
         def exchange(value, name):
@@ -130,7 +134,7 @@ def start(
 
     Args:
         compression: "none" or "fp16", the format of gradients in the
-            allreduce.
+            allreduce. One process without a launcher has none.
         environ: environment variables; Horovod's own win over our defaults.
 
     Raises:

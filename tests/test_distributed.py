@@ -40,6 +40,25 @@ def test_an_inf_on_one_rank_is_skipped_by_all_together():
 
 
 @pytest.mark.horovod
+def test_gradients_in_half_precision_are_averaged():
+    ranks = _result(jobs.run(2, str(_PROGRAMS / "exchange_half.py")))
+    assert len(ranks) == 2
+    sent = np.float64([rank.pop("sent") for rank in ranks])
+    np.testing.assert_equal(ranks[0], ranks[1])
+    means = ranks[0]
+    # All of them are inf as a float16 sum of two ranks.
+    assert means["large"] == [60000.0, -60000.0, 65504.0]
+    assert means["dtype"] == "float32"
+    # Two roundings of normal numbers, or one of subnormal ones.
+    wrong = np.abs(means["spread"] - sent.mean(0))
+    assert np.all(wrong <= np.abs(sent).mean(0) * 2.0**-10 + 2.0**-24)
+    assert np.any(wrong > 0)
+    # What is not finite on one rank reaches all.
+    np.testing.assert_equal(means["infinite"], [np.inf, 1.0])
+    np.testing.assert_equal(means["undefined"], [np.nan, 1.0])
+
+
+@pytest.mark.horovod
 def test_the_callbacks_serve_any_keras_model():
     ranks = _result(jobs.run(2, str(_PROGRAMS / "fit_any_model.py")))
     # Seeds differ by rank, so only the broadcast makes them equal.

@@ -30,6 +30,7 @@ _MODULES = {
     "plan": (1, ""),
     "tfrecords": (1, "google_crc32c numpy"),
     "totals": (1, "numpy tensorflow"),
+    "wire": (1, "tensorflow"),
     #
     "distributed": (2, "horovod keras numpy tensorflow"),
     "ema": (2, "keras tensorflow"),

@@ -1,0 +1,83 @@
+"""Half-precision formats in which ranks exchange gradients.
+
+A format makes of a gradient what this rank sends, and of the sum of what all
+ranks sent their mean. Both factors are applied in the gradient's own type,
+before and after the cast, and the transport only sums. Left to Horovod they
+would round the half-precision numbers once more, and its average is no one
+thing: it divides after the sum, but before it with NCCL.
+"""
+
+import dataclasses
+import math
+
+import tensorflow as tf
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Format:
+    """How gradients travel.
+
+    Attributes:
+        dtype: what is sent and summed.
+        predivision: what a gradient is divided by before it is sent, a power
+            of two, so that only subnormal numbers lose anything by it.
+        world_size: number of ranks whose gradients are summed.
+    """
+
+    dtype: tf.DType
+    predivision: int
+    world_size: int
+
+    def pack(self, gradient: tf.Tensor) -> tf.Tensor:
+        """What to send of a floating-point gradient, of the same shape."""
+        return tf.cast(gradient * (1.0 / self.predivision), self.dtype)
+
+    def unpack(self, total: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
+        """The mean gradient in `dtype`, from the sum of what was sent."""
+        return tf.cast(total, dtype) * (self.predivision / self.world_size)
+
+
+def make_format(compression: str, world_size: int) -> Format | None:
+    """The format of a value of --compression; None sends what there is.
+
+    Args:
+        compression: "none" or "fp16".
+        world_size: number of ranks.
+    """
+    if compression == "none":
+        return None
+    return Format(
+        dtype=tf.float16,
+        predivision=fp16_predivision(world_size),
+        world_size=world_size,
+    )
+
+
+def fp16_predivision(world_size: int) -> int:
+    """The root of the number of ranks, rounded up to a power of two.
+
+    float16 ends at 65,504, and what is below 2^-25, half of its smallest step,
+    becomes zero. With N ranks and a division by P before the sum, means up to
+    65,504 P / N fit, and gradients below P x 2^-25 vanish. At 1,024 ranks P = 1
+    overflows from a mean of 64 on, which gradients under a loss scale of 2^15
+    reach; P = N has room for all that fits float16 and loses what is below
+    3e-5. The root gives either end half of the bits:
+
+        ranks       P   means up to   zero below
+            2       2        65,504       6.0e-8
+          256      16         4,094       4.8e-7
+        1,024      32         2,047       9.5e-7
+        2,048      64         2,047       1.9e-6
+
+    Gradients up to 1,000 are safe in any order of sums up to 2,048 ranks: the
+    exact sum is at most 32,000, and each of 2,047 additions rounds by at most
+    16. A sum beyond is inf on all ranks; loss scaling then skips the step and
+    halves the scale.
+
+    Measured on ResNet-50 (32 images of 64 x 64 pixels, no loss scale, steps 0,
+    5, 20 and 60): no gradient was above 0.8, and of those of step 60 that were
+    not zero, P = 1, 32 and 1,024 make zeros of 0.7 %, 6 % and 44 %. Simulated:
+    a ring of 1,024 ranks with normal gradients of deviation 3e-4 has their mean
+    wrong by 0.4 %, 0.5 % and 4 %.
+    """
+    return 2 ** math.ceil(math.log2(world_size) / 2)
