@@ -453,10 +453,12 @@ class OptimizationConfig(Checked):
     )
     compression: str = recipe(
         "none",
-        "Format of gradients in the allreduce: float32 as computed, or fp16,"
+        "Format of gradients in the allreduce: float32 as computed; fp16,"
         " divided before the sum by about the root of the number of processes,"
-        " so that gradients up to 1,000 cannot overflow on 2,048 of them.",
-        choices=("none", "fp16"),
+        " so that gradients up to 1,000 cannot overflow on 2,048 of them; or"
+        " bf16, where the Horovod build can sum it (0.28.1 cannot: the run is"
+        " refused).",
+        choices=("none", "fp16", "bf16"),
     )
 
 

@@ -70,8 +70,11 @@ class HorovodProcesses(Processes):
 
         Args:
             hvd: the module.
-            compression: "none" or "fp16", the format of gradients in the
-                allreduce.
+            compression: "none", "fp16" or "bf16", the format of gradients in
+                the allreduce.
+
+        Raises:
+            ValueError: Horovod cannot sum that format.
         """
         super().__init__(
             World(
@@ -83,6 +86,8 @@ class HorovodProcesses(Processes):
         )
         self._hvd = hvd
         self._format = wire.make_format(compression, hvd.size())
+        if self._format is not None:
+            _require_sum(hvd, compression, self._format.dtype)
 
     def average_gradient(self, gradient: tf.Tensor) -> tf.Tensor:
         # One operation per gradient, not one for all: each starts as soon as
@@ -133,13 +138,14 @@ def start(
     cores per process, so it must come before anything that runs on a device.
 
     Args:
-        compression: "none" or "fp16", the format of gradients in the
+        compression: "none", "fp16" or "bf16", the format of gradients in the
             allreduce. One process without a launcher has none.
         environ: environment variables; Horovod's own win over our defaults.
 
     Raises:
         ValueError: a launcher started this process but Horovod is not
-            installed, or there are fewer GPUs than processes on this host.
+            installed or cannot sum the format, or there are fewer GPUs than
+            processes on this host.
     """
     gpus = tf.config.list_physical_devices("GPU")
     if launched_size(environ) is None:
@@ -222,6 +228,23 @@ def _init_horovod() -> Any:
         ) from error
     hvd.init()
     return hvd
+
+
+def _require_sum(hvd: Any, compression: str, dtype: tf.DType) -> None:
+    """Refuses a format that this build of Horovod has no sum of.
+
+    The operation is built in a graph that never runs: TensorFlow holds it to
+    the types it is registered with, and no rank waits for another.
+    """
+    try:
+        with tf.Graph().as_default():
+            hvd.allreduce(tf.zeros([1], dtype), op=hvd.Sum)
+    except (TypeError, tf.errors.InvalidArgumentError) as error:
+        raise ValueError(
+            f"--compression={compression} needs a Horovod that can sum"
+            f" {dtype.name}, and the installed one cannot; choose"
+            " --compression=fp16 or --compression=none."
+        ) from error
 
 
 def _exchange_all(

@@ -40,12 +40,18 @@ class Format:
 def make_format(compression: str, world_size: int) -> Format | None:
     """The format of a value of --compression; None sends what there is.
 
+    bfloat16 has the range of float32, 3e38, so its sums need no division. It
+    has 8 bits where float16 has 11: the sum of equal numbers in a ring stops
+    growing soon after 256 of them, in float16 after 2,048.
+
     Args:
-        compression: "none" or "fp16".
+        compression: "none", "fp16" or "bf16".
         world_size: number of ranks.
     """
     if compression == "none":
         return None
+    if compression == "bf16":
+        return Format(dtype=tf.bfloat16, predivision=1, world_size=world_size)
     return Format(
         dtype=tf.float16,
         predivision=fp16_predivision(world_size),

@@ -56,6 +56,31 @@ def test_gradients_in_half_precision_are_averaged():
     # What is not finite on one rank reaches all.
     np.testing.assert_equal(means["infinite"], [np.inf, 1.0])
     np.testing.assert_equal(means["undefined"], [np.nan, 1.0])
+    # It ran nothing: after that TensorFlow takes no number of threads, and
+    # fp16 could not have started.
+    assert "bf16" in means["refusal"]
+    assert "fp16" in means["refusal"]
+
+
+@pytest.mark.horovod
+def test_bf16_is_refused_before_work_where_horovod_cannot_sum_it(tmp_path):
+    workdir = tmp_path / "run"
+    finished = jobs.train(
+        2,
+        "--data_format=synthetic",
+        f"--workdir={workdir}",
+        "--compression=bf16",
+        check=False,
+    )
+    assert finished.returncode != 0
+    # One sentence of each rank that got to say it.
+    said = set(re.findall(r"<stderr>:(error: .*)", finished.stderr))
+    (message,) = said
+    assert message.startswith("error: --compression=bf16 needs a Horovod")
+    assert message.endswith("--compression=fp16 or --compression=none.")
+    # Of ours: horovodrun has a trace of its own.
+    assert "hvd_imagenet/" not in finished.stderr
+    assert not workdir.exists()
 
 
 @pytest.mark.horovod
@@ -94,8 +119,10 @@ def test_without_a_launcher_horovod_is_not_imported(tmp_path):
     (tmp_path / "horovod" / "__init__.py").write_text(
         "raise ImportError('no horovod here')"
     )
+    # A format has no meaning there, not even one that Horovod might refuse.
     program = (
-        "from hvd_imagenet import distributed;print(distributed.start().world)"
+        "from hvd_imagenet import distributed;"
+        "print(distributed.start(compression='bf16').world)"
     )
     finished = jobs.run(0, "-c", program, PYTHONPATH=str(tmp_path))
     assert "World(rank=0, size=1, local_rank=0" in finished.stdout

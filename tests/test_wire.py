@@ -98,14 +98,18 @@ def test_two_ranks_lose_no_more_than_rounding():
 
 def test_a_world_that_is_no_power_of_two_has_its_mean():
     gradients = np.repeat(np.float32([[1.0, -3.0, 0.5]]), 6, axis=0)
-    form = wire.make_format("fp16", 6)
-    np.testing.assert_allclose(_mean(form, gradients), gradients[0], rtol=1e-6)
+    for compression in ("fp16", "bf16"):
+        form = wire.make_format(compression, 6)
+        np.testing.assert_allclose(
+            _mean(form, gradients), gradients[0], rtol=1e-6
+        )
 
 
-def test_what_is_not_finite_stays_so():
+@pytest.mark.parametrize("compression", ["fp16", "bf16"])
+def test_what_is_not_finite_stays_so(compression):
     gradients = np.ones([4, 4], np.float32)
     gradients[1] = [np.inf, -np.inf, np.nan, 1]
-    mean = _mean(wire.make_format("fp16", 4), gradients)
+    mean = _mean(wire.make_format(compression, 4), gradients)
     np.testing.assert_array_equal(mean, [np.inf, -np.inf, np.nan, 1])
 
 
@@ -113,6 +117,13 @@ def test_a_gradient_beyond_float16_is_inf():
     # Loss scaling has to see it, not a number that was cut off.
     mean = _mean(wire.make_format("fp16", 2), np.float32([[2e5], [0]]))
     assert np.isinf(mean)
+
+
+def test_bfloat16_has_room_without_a_division():
+    gradients = np.repeat(np.float32([[2.0**100, 2.0**-100]]), 64, axis=0)
+    form = wire.make_format("bf16", 64)
+    assert form.predivision == 1
+    np.testing.assert_array_equal(_mean(form, gradients), gradients[0])
 
 
 def test_without_compression_there_is_no_format():

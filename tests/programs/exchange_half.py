@@ -1,6 +1,7 @@
-"""Averages gradients in half precision.
+"""Averages gradients in half precision, and asks for a sum there is not.
 
-Prints one JSON object per rank: what it sent, and the means.
+Prints one JSON object per rank: the message of the refusal, what it sent, and
+the means.
 """
 
 import json
@@ -29,6 +30,10 @@ def gradients(rank):
 
 def main():
     record = {}
+    try:
+        distributed.start(compression="bf16")
+    except ValueError as error:
+        record["refusal"] = str(error)
     processes = distributed.start(compression="fp16")
     average = tf.function(processes.average_gradient)
     given = gradients(processes.world.rank)
