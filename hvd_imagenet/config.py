@@ -205,6 +205,17 @@ class DataConfig(Checked):
         maximum=1024,
     )
 
+    def __post_init__(self):
+        super().__post_init__()
+        for name in ("crop_area", "crop_aspect"):
+            least = getattr(self, f"{name}_min")
+            greatest = getattr(self, f"{name}_max")
+            if least > greatest:
+                raise ValueError(
+                    f"--{name}_min={least} is greater than"
+                    f" --{name}_max={greatest}; lower one or raise the other."
+                )
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OptimizationConfig(Checked):
@@ -461,6 +472,31 @@ class OptimizationConfig(Checked):
         choices=("none", "fp16", "bf16"),
     )
 
+    def __post_init__(self):
+        super().__post_init__()
+        said = value_text(self.decay_epochs)
+        if list(self.decay_epochs) != sorted(set(self.decay_epochs)):
+            raise ValueError(
+                f"--decay_epochs={said} must rise from each epoch to the next."
+            )
+        epochs = value_text(self.piecewise_epochs)
+        shares = value_text(self.piecewise_shares)
+        if not len(self.piecewise_epochs) == len(self.piecewise_shares) > 0:
+            raise ValueError(
+                f"--piecewise_epochs={epochs} and --piecewise_shares={shares}"
+                " must have the same number of values, at least one."
+            )
+        if list(self.piecewise_epochs) != sorted(self.piecewise_epochs):
+            raise ValueError(
+                f"--piecewise_epochs={epochs} must not fall from one epoch to"
+                " the next."
+            )
+        if self.warmup != "none" and self.warmup_epochs > self.epochs:
+            raise ValueError(
+                f"--warmup_epochs={self.warmup_epochs} is more than"
+                f" --epochs={self.epochs}; shorten the warmup or train longer."
+            )
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PhaseConfig(Checked):
@@ -599,15 +635,7 @@ class Config:
     run: RunConfig = RunConfig()
 
     def __post_init__(self):
-        data, optimization = self.data, self.optimization
-        for name in ("crop_area", "crop_aspect"):
-            least = getattr(data, f"{name}_min")
-            greatest = getattr(data, f"{name}_max")
-            if least > greatest:
-                raise ValueError(
-                    f"--{name}_min={least} is greater than"
-                    f" --{name}_max={greatest}; lower one or raise the other."
-                )
+        data, epochs = self.data, self.optimization.epochs
         for least in self.phases.phase_crop_area_min or ():
             if least > data.crop_area_max:
                 raise ValueError(
@@ -623,44 +651,12 @@ class Config:
                 " as large."
             )
         begun = max(self.phases.phase_epochs or (0.0,))
-        if begun >= optimization.epochs:
+        if begun >= epochs:
             raise ValueError(
                 f"--phase_epochs has {begun:g}, which is not before the end at"
-                f" --epochs={optimization.epochs}; leave that phase out or"
-                " train longer."
+                f" --epochs={epochs}; leave that phase out or train longer."
             )
-        if list(optimization.decay_epochs) != sorted(
-            set(optimization.decay_epochs)
-        ):
-            said = value_text(optimization.decay_epochs)
-            raise ValueError(
-                f"--decay_epochs={said} must rise from each epoch to the next."
-            )
-        piecewise = (
-            optimization.piecewise_epochs,
-            optimization.piecewise_shares,
-        )
-        epochs, shares = map(value_text, piecewise)
-        if len(piecewise[0]) != len(piecewise[1]) or not piecewise[0]:
-            raise ValueError(
-                f"--piecewise_epochs={epochs} and --piecewise_shares={shares}"
-                " must have the same number of values, at least one."
-            )
-        if list(piecewise[0]) != sorted(piecewise[0]):
-            raise ValueError(
-                f"--piecewise_epochs={epochs} must not fall from one epoch to"
-                " the next."
-            )
-        if (
-            optimization.warmup != "none"
-            and optimization.warmup_epochs > optimization.epochs
-        ):
-            raise ValueError(
-                f"--warmup_epochs={optimization.warmup_epochs} is more than"
-                f" --epochs={optimization.epochs}; shorten the warmup or train"
-                " longer."
-            )
-        if optimization.loss == "bce":
+        if self.optimization.loss == "bce":
             self._require_useful_threshold()
         if self.run.world_size is not None and not self.run.dry_run:
             raise ValueError(
