@@ -179,6 +179,28 @@ class DataConfig(Checked):
         " a grey level or two) or integer accurate.",
         choices=("fast", "accurate"),
     )
+    randaugment_layers: int | None = recipe(
+        None,
+        "Operations that RandAugment draws for every training image, each done"
+        " with probability 0.5 (Cubuk 2019; timm's increasing operations)."
+        " Default: no RandAugment.",
+        unit="operations",
+        minimum=1,
+        maximum=10,
+    )
+    randaugment_magnitude: float | None = recipe(
+        None,
+        "Mean magnitude of RandAugment's operations, with randaugment_layers"
+        " only.",
+        minimum=0.0,
+        maximum=10.0,
+    )
+    randaugment_magnitude_std: float | None = recipe(
+        None,
+        "Standard deviation of that magnitude, which is normal and clipped to"
+        " 0 to 10; with randaugment_layers only.",
+        minimum=0.0,
+    )
     mixup_alpha: float | None = recipe(
         None,
         "Mixup (Zhang et al. 2018): every training image becomes lambda x"
@@ -215,6 +237,17 @@ class DataConfig(Checked):
                     f"--{name}_min={least} is greater than"
                     f" --{name}_max={greatest}; lower one or raise the other."
                 )
+        randaugment = {
+            f"--randaugment_{part}": getattr(self, f"randaugment_{part}")
+            for part in ("layers", "magnitude", "magnitude_std")
+        }
+        given = [f"{k}={v}" for k, v in randaugment.items() if v is not None]
+        missing = [k for k, v in randaugment.items() if v is None]
+        if given and missing:
+            raise ValueError(
+                f"{', '.join(given)} without {', '.join(missing)}: RandAugment"
+                " takes all three or none; add what is missing."
+            )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from hvd_imagenet import imagenet
 from hvd_imagenet.config import DataConfig
+from hvd_imagenet.randaugment import RandAugment
 
 _CROP_TRIES = 10
 _UNIFORMS_PER_TRY = 5
@@ -27,14 +28,16 @@ class Preprocessing:
         image_size: side of the resulting images in pixels.
         resize: length of the shorter side before evaluation's central crop.
         data: areas and aspects of random crops, flip, interpolation, DCT.
+        randaugment: what is done to training images after that, or None.
     """
 
     image_size: int
     resize: int
     data: DataConfig
+    randaugment: RandAugment | None
 
     def train_image(self, encoded: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-        """Random resized crop and flip, a pure function of `seed`.
+        """Random resized crop, flip, RandAugment: a pure function of `seed`.
 
         fb.resnet.torch, transforms.lua: ten tries of a window of random area
         and aspect, half of them with width and height swapped; if none fits
@@ -61,7 +64,8 @@ class Preprocessing:
                 lambda: tf.reverse(image, axis=[1]),
                 lambda: image,
             )
-        return tf.ensure_shape(image, [self.image_size, self.image_size, 3])
+        image = tf.ensure_shape(image, [self.image_size, self.image_size, 3])
+        return self.randaugment(image, seed) if self.randaugment else image
 
     def evaluation_image(self, encoded: tf.Tensor) -> tf.Tensor:
         """Resize of the shorter side, then the central crop.
@@ -129,7 +133,19 @@ def make_preprocessing(data: DataConfig, image_size: int) -> Preprocessing:
     resize = data.evaluation_resize or round(
         image_size * imagenet.RESIZE_PER_CROP
     )
-    return Preprocessing(image_size=image_size, resize=resize, data=data)
+    randaugment = None
+    if data.randaugment_layers is not None:
+        randaugment = RandAugment(
+            layers=data.randaugment_layers,
+            magnitude=data.randaugment_magnitude,
+            magnitude_std=data.randaugment_magnitude_std,
+        )
+    return Preprocessing(
+        image_size=image_size,
+        resize=resize,
+        data=data,
+        randaugment=randaugment,
+    )
 
 
 def random_window(

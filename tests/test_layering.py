@@ -25,12 +25,14 @@ _MODULES = {
     #
     "flags": (1, "absl.flags"),
     "losses": (1, "tensorflow"),
+    "image_ops": (1, "tensorflow"),
     "normalization": (1, "keras tensorflow"),
     "order": (1, "numpy"),
     "plan": (1, ""),
     "tfrecords": (1, "google_crc32c numpy"),
     "totals": (1, "numpy tensorflow"),
     "wire": (1, "tensorflow"),
+    "randaugment": (1.5, "tensorflow"),
     #
     "distributed": (2, "horovod keras numpy tensorflow"),
     "ema": (2, "keras tensorflow"),
