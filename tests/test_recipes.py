@@ -31,6 +31,7 @@ _PLANS = {
     "mlperf_lars_32k": (256, 128, 32768, 2229, 626, 0.0, 21.2, 1.33e-4),
     "fastai2018": (128, 64, 8192, 3285, 0, 1.88, 1.88, 0.00376),
     "ffcv_88": (8, 512, 4096, 27526, 0, 1.7e-4, 1.7, 6.3e-5),
+    "rsb_a3": (8, 256, 2048, 62557, 3128, 1e-4, 0.008, 5.589e-12),
 }
 
 # Where there are phases: first step, image size, images per step and per

@@ -55,6 +55,8 @@ def toy(path):
         # A layer moves by eta x rate of its own norm, whatever the batch; an
         # eighth of that is enough for a toy.
         changes["optimization"]["base_batch_size"] = 8 * _BATCH
+    elif asked.optimizer == "lamb":
+        changes["optimization"]["base_batch_size"] = _BATCH
     if config.model.precision == "float16" and "jia" not in path:
         # CPUs have no kernels for it and take seconds per step: once is enough.
         changes["model"]["precision"] = "bfloat16"
