@@ -671,7 +671,12 @@ def test_synthetic_images_give_batches(split):
 def _phased(data_dir):
     """_SIZE pixels in batches of _MICRO_BATCH, later 24 in batches of 2."""
     return dataclasses.replace(
-        _config(data_dir, crop_area_min=1.0, horizontal_flip=False),
+        _config(
+            data_dir,
+            crop_area_min=1.0,
+            horizontal_flip=False,
+            mixup_alpha=1.0,
+        ),
         phases=PhaseConfig(
             phase_epochs=(1.0,),
             phase_image_sizes=(24,),
@@ -690,10 +695,14 @@ def test_a_phase_changes_image_size_and_batch(data_dir):
     for step in range(plan.total_steps):
         phase = second if step >= second.first_step else first
         size = phase.image_size
-        taken = []
+        begun, taken = plan.images_before(step), []
         for _ in range(phase.accumulation_steps):
             for batches in per_rank:
                 batch = next(batches)
+                np.testing.assert_array_equal(
+                    batch.mixing,
+                    mixing.draw(config.data, 3, begun + len(taken)),
+                )
                 assert batch.images.shape == (
                     phase.batch_size_per_process,
                     size,
@@ -701,7 +710,6 @@ def test_a_phase_changes_image_size_and_batch(data_dir):
                     3,
                 )
                 taken.extend(batch.indices.numpy().tolist())
-        begun = plan.images_before(step)
         images, _ = order.images_at(
             range(begun, begun + phase.global_batch_size),
             config.run.seed,

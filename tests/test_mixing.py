@@ -60,7 +60,7 @@ def test_the_share_of_the_label_is_that_of_the_pixels(height, width):
         assert counted + np.mean(mixed[0] == 1) == pytest.approx(1)
         np.testing.assert_allclose(shares, counted, rtol=1e-6)
         seen.add(float(counted))
-    assert len(seen) > 10
+    assert len(seen) > 5
 
 
 @pytest.mark.parametrize(
