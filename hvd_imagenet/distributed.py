@@ -17,6 +17,7 @@ import numpy as np
 import tensorflow as tf
 
 from hvd_imagenet import wire
+from hvd_imagenet.environment import looks_secret
 from hvd_imagenet.world import World, launched_size
 
 # Used where there is no GPU, unless the environment says otherwise. Horovod's
@@ -208,12 +209,10 @@ def describe_environment(environ: Mapping[str, str]) -> dict[str, str]:
     Without what looks like a secret: Horovod passes one to its workers.
     """
     prefixes = ("HOROVOD_", "NCCL_", "CUDA_VISIBLE_DEVICES", "OMP_")
-    secret = ("KEY", "SECRET", "TOKEN", "PASSWORD")
     return {
         name: value
         for name, value in sorted(environ.items())
-        if name.startswith(prefixes)
-        and not any(word in name.upper() for word in secret)
+        if name.startswith(prefixes) and not looks_secret(name, value)
     }
 
 

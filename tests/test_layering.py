@@ -16,6 +16,7 @@ _FOLDER = pathlib.Path(hvd_imagenet.__file__).parent
 # module imports lower numbers only; halves are layers within a layer.
 _MODULES = {
     "__init__": (0, ""),
+    "environment": (0, ""),
     "imagenet": (0, ""),
     "knobs": (0, ""),
     "schedule": (0, ""),
