@@ -17,6 +17,7 @@ _FOLDER = pathlib.Path(hvd_imagenet.__file__).parent
 _MODULES = {
     "__init__": (0, ""),
     "environment": (0, ""),
+    "hosts": (0, ""),
     "imagenet": (0, ""),
     "knobs": (0, ""),
     "schedule": (0, ""),
@@ -30,6 +31,7 @@ _MODULES = {
     "normalization": (1, "keras tensorflow"),
     "order": (1, "numpy"),
     "plan": (1, ""),
+    "schedulers": (1, ""),
     "tfrecords": (1, "google_crc32c numpy"),
     "totals": (1, "numpy tensorflow"),
     "wire": (1, "tensorflow"),
