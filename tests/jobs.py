@@ -1,11 +1,14 @@
 """Starts real training jobs, of one process or under horovodrun."""
 
+import contextlib
 import json
 import os
 import pathlib
 import signal
 import subprocess
 import sys
+
+import psutil
 
 # Generous for two busy cores, and still an end to a job that hangs.
 TIMEOUT_SECONDS = 300
@@ -105,3 +108,10 @@ def environment() -> dict[str, str]:
     # The interpreter's own folder first, for horovodrun.
     path = f"{os.path.dirname(sys.executable)}{os.pathsep}{os.environ['PATH']}"
     return os.environ | {"TF_CPP_MIN_LOG_LEVEL": "2", "PATH": path}
+
+
+def processes():
+    """All processes of this host, with the words of their command lines."""
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):  # It has just ended.
+            yield process, process.cmdline()

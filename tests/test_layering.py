@@ -17,6 +17,7 @@ _FOLDER = pathlib.Path(hvd_imagenet.__file__).parent
 _MODULES = {
     "__init__": (0, ""),
     "environment": (0, ""),
+    "foreground": (0, ""),
     "host_facts": (0, ""),
     "hosts": (0, ""),
     "imagenet": (0, ""),
