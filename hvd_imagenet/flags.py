@@ -4,11 +4,12 @@ The one way from flags to values. Flags end here: below a program's `main`,
 functions take a frozen config or plain values.
 """
 
+import contextlib
 import dataclasses
 import sys
 import typing
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
 
 from absl import flags
 
@@ -22,13 +23,22 @@ flags.disclaim_key_flags()
 # own global FLAGS.
 _ABSL_FLAGS = ("flagfile", "undefok")
 
+T = TypeVar("T")
+
 
 def define(flag_values: flags.FlagValues = flags.FLAGS) -> None:
     """Defines a flag for every knob, as flags of the calling module."""
     for group in config_lib.Config().groups():
-        types_by_name = typing.get_type_hints(type(group))
-        for field in dataclasses.fields(group):
-            _define_knob(field, types_by_name[field.name], flag_values)
+        define_group(type(group), flag_values)
+
+
+def define_group(
+    group: type, flag_values: flags.FlagValues = flags.FLAGS
+) -> None:
+    """Defines a flag for every knob of one dataclass."""
+    types_by_name = typing.get_type_hints(group)
+    for field in dataclasses.fields(group):
+        _define_knob(field, types_by_name[field.name], flag_values)
     for name in _ABSL_FLAGS:
         if name not in flag_values:
             flags.DEFINE_string(name, "", "See absl.", flag_values=flag_values)
@@ -48,35 +58,44 @@ def parse(
         flags.Error: an unknown flag, a value outside its limits, values that
             do not fit together, or an argument that is no flag.
     """
-    try:
-        positional = flag_values(list(argv))[1:]
-    except (OSError, UnicodeDecodeError) as error:
-        raise flags.Error(f"--flagfile cannot be read: {error}") from error
-    if positional:
-        raise flags.Error(
-            f"'{positional[0]}' is no flag; write --name=value, in a flagfile"
-            " one per line without spaces before it, comments on lines of"
-            " their own that begin with #."
-        )
-    groups = {}
-    try:
-        for group in dataclasses.fields(config_lib.Config):
-            types_by_name = typing.get_type_hints(group.type)
-            values = {
-                field.name: _value(
-                    field.name,
-                    flag_values[field.name].value,
-                    types_by_name[field.name],
-                )
-                for field in dataclasses.fields(group.type)
-            }
-            groups[group.name] = group.type(**values)
+    _read_flags(argv, flag_values)
+    groups = {
+        group.name: _group(group.type, flag_values)
+        for group in dataclasses.fields(config_lib.Config)
+    }
+    with _as_flag_errors():
         return config_lib.Config(**groups)
-    except ValueError as error:
-        raise flags.IllegalFlagValueError(str(error)) from error
 
 
-def parse_or_exit(argv: Sequence[str]) -> config_lib.Config:
+def parse_apart(argv: Sequence[str]) -> config_lib.Config:
+    """As `parse`, whatever flags the calling program has."""
+    values = flags.FlagValues()
+    define(values)
+    return parse(argv, values)
+
+
+def without_flagfiles(arguments: Sequence[str]) -> list[str]:
+    """A command line that means the same and reads no flagfile.
+
+    Raises:
+        flags.Error: a flagfile cannot be read.
+    """
+    return flags.FlagValues().read_flags_from_files(list(arguments))
+
+
+def parse_group(
+    group: type[T],
+    argv: Sequence[str],
+    flag_values: flags.FlagValues = flags.FLAGS,
+) -> T:
+    """As `parse`, for one dataclass of knobs."""
+    _read_flags(argv, flag_values)
+    return _group(group, flag_values)
+
+
+def parse_or_exit(
+    argv: Sequence[str], parse: Callable[[Sequence[str]], T] = parse
+) -> T:
     """As `parse`, for `app.run`: what is wrong is printed, without trace."""
     try:
         return parse(argv)
@@ -91,10 +110,8 @@ def read(path: str) -> config_lib.Config:
     Raises:
         ValueError: it cannot be read or understood.
     """
-    values = flags.FlagValues()
-    define(values)
     try:
-        return parse(["", f"--flagfile={path}"], values)
+        return parse_apart(["", f"--flagfile={path}"])
     except flags.Error as error:
         raise ValueError(
             f"{path} cannot be understood: {error} Repair it, or choose"
@@ -112,6 +129,44 @@ def to_text(config: config_lib.Config) -> str:
             if value is not None and field.name != "workdir":
                 lines.append(f"--{field.name}={knobs.value_text(value)}")
     return "\n".join(lines) + "\n"
+
+
+def _read_flags(argv: Sequence[str], flag_values: flags.FlagValues) -> None:
+    """Takes over the values of a command line that has flags only."""
+    try:
+        positional = flag_values(list(argv))[1:]
+    except (OSError, UnicodeDecodeError) as error:
+        raise flags.Error(f"--flagfile cannot be read: {error}") from error
+    if positional:
+        raise flags.Error(
+            f"'{positional[0]}' is no flag; write --name=value, in a flagfile"
+            " one per line without spaces before it, comments on lines of"
+            " their own that begin with #."
+        )
+
+
+def _group(group: type[T], flag_values: flags.FlagValues) -> T:
+    """A dataclass of knobs with the values of its flags."""
+    types_by_name = typing.get_type_hints(group)
+    with _as_flag_errors():
+        return group(
+            **{
+                field.name: _value(
+                    field.name,
+                    flag_values[field.name].value,
+                    types_by_name[field.name],
+                )
+                for field in dataclasses.fields(group)
+            }
+        )
+
+
+@contextlib.contextmanager
+def _as_flag_errors() -> Iterator[None]:
+    try:
+        yield
+    except ValueError as error:
+        raise flags.IllegalFlagValueError(str(error)) from error
 
 
 def _value(name: str, value: Any, annotation: Any) -> Any:

@@ -25,9 +25,11 @@ _MODULES = {
     "schedule": (0, ""),
     "world": (0, ""),
     "config": (0.5, ""),
+    "launch_options": (0.5, ""),
     "phases": (0.75, ""),
     #
     "flags": (1, "absl.flags"),
+    "launch_command": (1, ""),
     "losses": (1, "tensorflow"),
     "image_ops": (1, "tensorflow"),
     "network": (1, "psutil"),
@@ -41,6 +43,7 @@ _MODULES = {
     "wire": (1, "tensorflow"),
     "randaugment": (1.5, "tensorflow"),
     #
+    "containers": (2, ""),
     "distributed": (2, "horovod keras numpy tensorflow"),
     "ema": (2, "keras tensorflow"),
     "mixing": (2, "numpy tensorflow"),
@@ -64,7 +67,9 @@ _MODULES = {
     "monitors": (4, "keras numpy"),
     "update_rule": (4, "keras"),
     #
+    "launch_job": (5, ""),
     "job": (5, "keras"),
+    "launch": (6, "absl.app absl.flags"),
     "train": (6, "absl.app"),
 }
 
