@@ -156,26 +156,35 @@ def start(
             for name, value in _CPU_ENVIRONMENT.items():
                 environ.setdefault(name, value)
         processes = HorovodProcesses(_init_horovod(), compression)
+    threads = threads_per_process(processes.world)
+    tf.config.threading.set_intra_op_parallelism_threads(threads)
+    # A second one lets an operation start while another one waits for the
+    # network.
+    tf.config.threading.set_inter_op_parallelism_threads(max(2, threads))
     if gpus:
+        # All settings before the first exchange, which starts TensorFlow's
+        # devices; none can be changed after that.
+        gpu = choose_gpu(len(gpus), processes.world)
+        tf.config.set_visible_devices(gpus[gpu], "GPU")
+        tf.config.experimental.set_memory_growth(gpus[gpu], True)
         here = (socket.gethostname(), environ.get("CUDA_VISIBLE_DEVICES", ""))
         visible = [
             devices
             for host, devices in processes.gather_object(here)
             if host == here[0]
         ]
-        gpu = choose_gpu(len(gpus), processes.world, visible)
-        tf.config.set_visible_devices(gpus[gpu], "GPU")
-        tf.config.experimental.set_memory_growth(gpus[gpu], True)
-    threads = threads_per_process(processes.world)
-    tf.config.threading.set_intra_op_parallelism_threads(threads)
-    # A second one lets an operation start while another one waits for the
-    # network.
-    tf.config.threading.set_inter_op_parallelism_threads(max(2, threads))
+        require_gpu_each(len(gpus), processes.world, visible)
     return processes
 
 
-def choose_gpu(count: int, world: World, visible: Sequence[str]) -> int:
-    """Which of this process's visible GPUs it uses.
+def choose_gpu(count: int, world: World) -> int:
+    """Which of the `count` GPUs that it sees this process uses."""
+    # Some schedulers show every process one GPU of its own.
+    return world.local_rank if count >= world.local_size else 0
+
+
+def require_gpu_each(count: int, world: World, visible: Sequence[str]) -> None:
+    """Refuses to let processes share a GPU.
 
     Args:
         count: GPUs that this process sees.
@@ -186,10 +195,9 @@ def choose_gpu(count: int, world: World, visible: Sequence[str]) -> int:
         ValueError: there are fewer GPUs than processes on this host.
     """
     if count >= world.local_size:
-        return world.local_rank
-    # Some schedulers show every process one GPU of its own.
+        return
     if count == 1 and len(set(visible)) == len(visible) == world.local_size:
-        return 0
+        return
     raise ValueError(
         f"{world.local_size} processes on {socket.gethostname()} find"
         f" {count} GPU{'s' if count != 1 else ''}; start one process per GPU"

@@ -145,13 +145,15 @@ def test_launchers_are_known_by_their_environment(environ, size):
 
 def test_one_gpu_per_local_rank():
     worlds = [World(rank=r, size=4, local_rank=r, local_size=4) for r in (0, 3)]
-    assert [distributed.choose_gpu(4, w, ["", ""]) for w in worlds] == [0, 3]
-    assert distributed.choose_gpu(8, worlds[1], ["0,1,2,3,4,5,6,7"] * 4) == 3
+    assert [distributed.choose_gpu(4, world) for world in worlds] == [0, 3]
+    assert distributed.choose_gpu(8, worlds[1]) == 3
+    distributed.require_gpu_each(8, worlds[1], ["0,1,2,3,4,5,6,7"] * 4)
 
 
 def test_a_gpu_of_its_own_shown_to_every_rank():
     world = World(rank=3, size=4, local_rank=3, local_size=4)
-    assert distributed.choose_gpu(1, world, ["0", "1", "2", "3"]) == 0
+    assert distributed.choose_gpu(1, world) == 0
+    distributed.require_gpu_each(1, world, ["0", "1", "2", "3"])
 
 
 @pytest.mark.parametrize(
@@ -166,7 +168,16 @@ def test_a_gpu_of_its_own_shown_to_every_rank():
 def test_fewer_gpus_than_local_ranks_is_an_error(count, visible):
     world = World(rank=1, size=4, local_rank=1, local_size=4)
     with pytest.raises(ValueError, match=rf"4 processes .* {count} GPU"):
-        distributed.choose_gpu(count, world, visible)
+        distributed.require_gpu_each(count, world, visible)
+
+
+@pytest.mark.horovod
+def test_devices_are_set_before_the_first_exchange():
+    # TensorFlow refuses to set them after it.
+    program = _PROGRAMS / "pin_gpus.py"
+    finished = jobs.run(2, str(program))
+    for rank in range(2):
+        assert f"rank {rank} has gpu:{rank} and 3 threads" in finished.stdout
 
 
 @pytest.mark.parametrize(
