@@ -17,12 +17,13 @@ from collections.abc import Sequence
 from absl import app
 from absl import flags as absl_flags
 
-from hvd_imagenet import flags, foreground, launch_job, schedulers
+from hvd_imagenet import flags
+from hvd_imagenet.cluster import foreground, launch_job, schedulers
+from hvd_imagenet.cluster.containers import Containers
+from hvd_imagenet.cluster.hosts import Cluster
+from hvd_imagenet.cluster.options import LaunchOptions
 from hvd_imagenet.config import Config
-from hvd_imagenet.containers import Containers
 from hvd_imagenet.environment import Environment
-from hvd_imagenet.hosts import Cluster
-from hvd_imagenet.launch_options import LaunchOptions
 from hvd_imagenet.plan import Plan
 
 _INTERRUPTED = 130  # As shells report a program that SIGINT ended.

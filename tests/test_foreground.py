@@ -9,7 +9,7 @@ import uuid
 import pytest
 
 import jobs
-from hvd_imagenet import foreground
+from hvd_imagenet.cluster import foreground
 
 
 def _python(program):

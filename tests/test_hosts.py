@@ -2,8 +2,8 @@
 
 import pytest
 
-from hvd_imagenet import hosts, schedulers
-from hvd_imagenet.hosts import Cluster, Host
+from hvd_imagenet.cluster import hosts, schedulers
+from hvd_imagenet.cluster.hosts import Cluster, Host
 
 
 def _pairs(found):

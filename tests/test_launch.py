@@ -18,10 +18,11 @@ from absl import flags as absl_flags
 
 import jobs
 import ssh_server
-from hvd_imagenet import config, flags, hosts, launch_job
-from hvd_imagenet.containers import Containers
-from hvd_imagenet.launch_command import HorovodRun
-from hvd_imagenet.launch_options import LaunchOptions
+from hvd_imagenet import config, flags
+from hvd_imagenet.cluster import hosts, launch_job
+from hvd_imagenet.cluster.command import HorovodRun
+from hvd_imagenet.cluster.containers import Containers
+from hvd_imagenet.cluster.options import LaunchOptions
 
 _REPOSITORY = pathlib.Path(__file__).parent.parent
 _GOYAL = f"--flagfile={_REPOSITORY / 'flags' / 'goyal2017.flags'}"

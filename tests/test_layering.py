@@ -17,38 +17,28 @@ _FOLDER = pathlib.Path(hvd_imagenet.__file__).parent
 _MODULES = {
     "__init__": (0, ""),
     "environment": (0, ""),
-    "foreground": (0, ""),
-    "host_facts": (0, ""),
-    "hosts": (0, ""),
     "imagenet": (0, ""),
     "knobs": (0, ""),
     "schedule": (0, ""),
     "world": (0, ""),
     "config": (0.5, ""),
-    "launch_options": (0.5, ""),
     "phases": (0.75, ""),
     #
     "flags": (1, "absl.flags"),
-    "launch_command": (1, ""),
     "losses": (1, "tensorflow"),
     "image_ops": (1, "tensorflow"),
-    "network": (1, "psutil"),
     "normalization": (1, "keras tensorflow"),
     "order": (1, "numpy"),
     "plan": (1, ""),
-    "schedulers": (1, ""),
-    "survey": (1, ""),
     "tfrecords": (1, "google_crc32c numpy"),
     "totals": (1, "numpy tensorflow"),
     "wire": (1, "tensorflow"),
     "randaugment": (1.5, "tensorflow"),
     #
-    "containers": (2, ""),
     "distributed": (2, "horovod keras numpy tensorflow"),
     "ema": (2, "keras tensorflow"),
     "mixing": (2, "numpy tensorflow"),
     "optimizers": (2, "keras tensorflow"),
-    "preflight": (2, ""),
     "preprocessing": (2, "tensorflow"),
     "resnet": (2, "keras tensorflow"),
     "sources": (2, "PIL numpy"),
@@ -67,8 +57,21 @@ _MODULES = {
     "monitors": (4, "keras numpy"),
     "update_rule": (4, "keras"),
     #
-    "launch_job": (5, ""),
     "job": (5, "keras"),
+    #
+    "cluster.__init__": (0, ""),
+    "cluster.foreground": (0, ""),
+    "cluster.host_facts": (0, ""),
+    "cluster.hosts": (0, ""),
+    "cluster.options": (0.5, ""),
+    "cluster.command": (1, ""),
+    "cluster.network": (1, "psutil"),
+    "cluster.schedulers": (1, ""),
+    "cluster.survey": (1, ""),
+    "cluster.containers": (2, ""),
+    "cluster.preflight": (2, ""),
+    "cluster.launch_job": (5, ""),
+    #
     "launch": (6, "absl.app absl.flags"),
     "train": (6, "absl.app"),
 }
@@ -107,8 +110,10 @@ def _own(names: set[str]) -> set[str]:
     for name in names:
         package, _, rest = name.partition(".")
         if package == "hvd_imagenet":
-            module = rest.partition(".")[0]
-            own.add(module if module in _TREES else "__init__")
+            # The longest beginning that is a module: a.b.c names c of a.b.
+            parts = rest.split(".")
+            beginnings = [".".join(parts[:n]) for n in (2, 1)]
+            own.add(next((m for m in beginnings if m in _TREES), "__init__"))
     return own
 
 
@@ -153,12 +158,21 @@ def test_the_examination_sees_what_it_is_for():
         "import hvd_imagenet.world\n"
         "from absl import flags\n"
         "from hvd_imagenet import __version__, plan\n"
+        "from hvd_imagenet.cluster import hosts\n"
+        "from hvd_imagenet.cluster.survey import ask\n"
         "def function():\n"
         "    import horovod.tensorflow as hvd\n"
         "    from hvd_imagenet.trainer import Trainer\n"
     )
     names = _imports(tree)
-    assert _own(names) == {"__init__", "plan", "trainer", "world"}
+    assert _own(names) == {
+        "__init__",
+        "cluster.hosts",
+        "cluster.survey",
+        "plan",
+        "trainer",
+        "world",
+    }
     assert _third_party(names) == {"absl.flags", "horovod", "numpy"}
 
 

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from hvd_imagenet import network
+from hvd_imagenet.cluster import network
 
 
 def test_names_are_resolved_or_not():
@@ -45,7 +45,7 @@ ip address add 10.3.0.1/24 dev net2
 ip link set net1 up
 ip link set net2 up
 exec "$0" -c '
-from hvd_imagenet import network
+from hvd_imagenet.cluster import network
 own = network.own_addresses()
 for remote in (
     {"a": "10.1.0.7", "b": "10.1.0.8"},

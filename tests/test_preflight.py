@@ -12,8 +12,8 @@ import time
 import pytest
 
 import ssh_server
-from hvd_imagenet import host_facts, preflight, survey
-from hvd_imagenet.hosts import Cluster, Host
+from hvd_imagenet.cluster import host_facts, preflight, survey
+from hvd_imagenet.cluster.hosts import Cluster, Host
 
 _REPOSITORY = pathlib.Path(__file__).parent.parent
 _RECIPE = "flags/goyal2017.flags"

@@ -11,11 +11,12 @@ import sys
 from collections.abc import Collection, Mapping, Sequence
 
 from hvd_imagenet import environment as environment_lib
-from hvd_imagenet import imagenet, network, preflight, survey
+from hvd_imagenet import imagenet
+from hvd_imagenet.cluster import network, preflight, survey
+from hvd_imagenet.cluster.command import HorovodRun
+from hvd_imagenet.cluster.hosts import Cluster
+from hvd_imagenet.cluster.options import LaunchOptions
 from hvd_imagenet.config import Config
-from hvd_imagenet.hosts import Cluster
-from hvd_imagenet.launch_command import HorovodRun
-from hvd_imagenet.launch_options import LaunchOptions
 from hvd_imagenet.plan import Plan, make_plan
 
 # How long the ranks of several hosts wait for each other: they start Python

@@ -4,8 +4,8 @@ import collections
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from hvd_imagenet.hosts import Cluster
-from hvd_imagenet.survey import Answer
+from hvd_imagenet.cluster.hosts import Cluster
+from hvd_imagenet.cluster.survey import Answer
 
 # Names of hosts in a sentence.
 _NAMED_HOSTS = 4

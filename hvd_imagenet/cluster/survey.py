@@ -10,7 +10,7 @@ import time
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from hvd_imagenet import host_facts
+from hvd_imagenet.cluster import host_facts
 
 # For the slowest host: a first start of Python from a busy file server.
 TIMEOUT_SECONDS = 60

@@ -6,10 +6,10 @@ import shlex
 from collections.abc import Iterable, Sequence
 
 from hvd_imagenet import environment
+from hvd_imagenet.cluster.command import CONTINUED
+from hvd_imagenet.cluster.hosts import Cluster
+from hvd_imagenet.cluster.options import LaunchOptions
 from hvd_imagenet.config import Config
-from hvd_imagenet.hosts import Cluster
-from hvd_imagenet.launch_command import CONTINUED
-from hvd_imagenet.launch_options import LaunchOptions
 
 # Where the image has what.
 _SSH_PORT = 12345

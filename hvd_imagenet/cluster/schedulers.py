@@ -4,8 +4,8 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 
-from hvd_imagenet import hosts as hosts_lib
-from hvd_imagenet.hosts import Cluster, Host
+from hvd_imagenet.cluster import hosts as hosts_lib
+from hvd_imagenet.cluster.hosts import Cluster, Host
 
 _COUNT = re.compile(r"(?P<count>\d+)(?:\(x(?P<times>\d+)\))?")
 

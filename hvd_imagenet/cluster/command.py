@@ -5,7 +5,7 @@ import shlex
 import textwrap
 from collections.abc import Iterable
 
-from hvd_imagenet.hosts import Cluster
+from hvd_imagenet.cluster.hosts import Cluster
 
 # Between two lines of a command for a shell.
 CONTINUED = " \\\n  "
