@@ -190,6 +190,28 @@ def test_ranks_together_see_what_one_sees(data_dir, stream, size):
     _assert_same(_stream(_config(data_dir), size), stream)
 
 
+@pytest.mark.parametrize("on_corrupt", ["fail", "skip"])
+def test_randaugment_sees_neither_ranks_nor_threads(
+    data_dir, stream, on_corrupt
+):
+    config = _config(
+        data_dir,
+        randaugment_layers=2,
+        randaugment_magnitude=6.0,
+        randaugment_magnitude_std=0.5,
+        on_corrupt=on_corrupt,
+    )
+    alone = _stream(config, threads=1)
+    _assert_same(_stream(config, 2, threads=3), alone)
+    np.testing.assert_array_equal(
+        _joined(alone, "indices"), _joined(stream, "indices")
+    )
+    pairs = zip(_images(alone), _images(stream), strict=True)
+    same = [np.array_equal(one[1], other[1]) for one, other in pairs]
+    # A quarter, by chance of two operations that are both not done.
+    assert 0.05 < np.mean(same) < 0.5
+
+
 def test_every_epoch_sees_every_image_once(stream):
     indices = _joined(stream, "indices")
     assert len(indices) == _STEPS * _GLOBAL_BATCH
