@@ -7,6 +7,7 @@ import sys
 import pytest
 
 import image_data
+import jobs
 from hvd_imagenet import sources
 
 _REPOSITORY = pathlib.Path(__file__).parent.parent
@@ -52,3 +53,29 @@ def patterns(tmp_path_factory):
             directory, split, [examples[0::2], examples[1::2]]
         )
     return directory
+
+
+@pytest.fixture(scope="session")
+def runs(patterns, tmp_path_factory):
+    """Work directory by ranks, all on this host, of the same recipe."""
+    return _Runs(patterns, tmp_path_factory.mktemp("runs"))
+
+
+class _Runs(dict):
+    """Trains when a number of ranks is first asked for."""
+
+    def __init__(self, data_dir, folder):
+        super().__init__()
+        self._data_dir = data_dir
+        self._folder = folder
+
+    def __missing__(self, ranks):
+        workdir = self._folder / str(ranks)
+        jobs.train(
+            ranks,
+            *jobs.RECIPE,
+            f"--data_dir={self._data_dir}",
+            f"--workdir={workdir}",
+        )
+        self[ranks] = workdir
+        return workdir

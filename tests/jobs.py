@@ -24,6 +24,20 @@ TINY = (
     "--log_steps=1",
 )
 
+# 8 steps of 4 micro-batches of 32 images, the last reaching into the next
+# epoch, and a validation split that neither 2 nor 4 ranks cut into whole
+# batches: of the data set `patterns`.
+RECIPE = (
+    "--global_batch_size=128",
+    "--batch_size_per_process=32",
+    "--epochs=1",
+    "--crop_area_min=0.6",
+    "--evaluation_batch_size_per_process=50",
+    "--checkpoint_steps=3",
+    "--keep_checkpoints=10",
+)
+RECIPE_STEPS = 8
+
 
 def run(
     processes: int, *command: str, check: bool = True, **variables: str

@@ -19,19 +19,7 @@ import jobs
 
 pytestmark = pytest.mark.horovod
 
-# 8 steps of 4 micro-batches of 32 images, the last reaching into the next
-# epoch, and a validation split that neither 2 nor 4 ranks cut into whole
-# batches.
-_FLAGS = (
-    "--global_batch_size=128",
-    "--batch_size_per_process=32",
-    "--epochs=1",
-    "--crop_area_min=0.6",
-    "--evaluation_batch_size_per_process=50",
-    "--checkpoint_steps=3",
-    "--keep_checkpoints=10",
-)
-# What those leave out; clipping is at work in almost every step.
+# What the recipe leaves out; clipping is at work in almost every step.
 _REGULARISED = (
     "--mixup_alpha=0.2",
     "--cutmix_alpha=1",
@@ -41,14 +29,17 @@ _REGULARISED = (
     "--clip_global_norm=0.25",
     "--ema_decay=0.7",
 )
-_STEPS = 8
 _LOSSES = (2.283729, 2.021566, 1.800881, 1.619994, 1.326646)  # Of the first.
-_LAST = f"step_{_STEPS:08d}.npz"
+_LAST = f"step_{jobs.RECIPE_STEPS:08d}.npz"
 
 
 def _train(ranks, data_dir, workdir, *flags):
     jobs.train(
-        ranks, *_FLAGS, f"--data_dir={data_dir}", f"--workdir={workdir}", *flags
+        ranks,
+        *jobs.RECIPE,
+        f"--data_dir={data_dir}",
+        f"--workdir={workdir}",
+        *flags,
     )
     return workdir
 
@@ -72,16 +63,6 @@ def _worst_difference(ours, theirs):
 
 
 @pytest.fixture(scope="module")
-def runs(patterns, tmp_path_factory):
-    """The same recipe on 1, 2 and 4 ranks."""
-    folder = tmp_path_factory.mktemp("runs")
-    return {
-        ranks: _train(ranks, patterns, folder / str(ranks))
-        for ranks in (1, 2, 4)
-    }
-
-
-@pytest.fixture(scope="module")
 def regularised(patterns, tmp_path_factory):
     """The recipe with all that regularises it on 1 and 2 ranks."""
     folder = tmp_path_factory.mktemp("regularised")
@@ -94,7 +75,7 @@ def regularised(patterns, tmp_path_factory):
 @pytest.mark.parametrize("ranks", [2, 4])
 def test_the_loss_curve_does_not_depend_on_the_ranks(runs, ranks):
     one, many = (jobs.metrics(runs[k]) for k in (1, ranks))
-    assert [m["step"] for m in one] == list(range(1, _STEPS + 1))
+    assert [m["step"] for m in one] == list(range(1, jobs.RECIPE_STEPS + 1))
     assert [m["step"] for m in many] == [m["step"] for m in one]
     for name in ("loss", "learning_rate", "epoch"):
         np.testing.assert_allclose(
@@ -167,7 +148,7 @@ def test_a_resumed_run_ends_like_an_uninterrupted_one(
         assert difference < 1e-2, name
     # Steps that were logged before and again are in the metrics once.
     assert [m["step"] for m in jobs.metrics(workdir)] == list(
-        range(1, _STEPS + 1)
+        range(1, jobs.RECIPE_STEPS + 1)
     )
 
 
@@ -177,7 +158,7 @@ def test_a_killed_run_continues(runs, patterns, tmp_path):
         "-m",
         "hvd_imagenet.train",
         *jobs.TINY,
-        *_FLAGS,
+        *jobs.RECIPE,
         f"--data_dir={patterns}",
         f"--workdir={tmp_path}",
     ]
@@ -194,7 +175,7 @@ def test_a_killed_run_continues(runs, patterns, tmp_path):
     assert not (tmp_path / "result.json").exists()
     _train(0, patterns, tmp_path)
     steps = [m["step"] for m in jobs.metrics(tmp_path)]
-    assert steps == list(range(1, _STEPS + 1))
+    assert steps == list(range(1, jobs.RECIPE_STEPS + 1))
     difference, name = _worst_difference(_arrays(tmp_path), _arrays(runs[1]))
     assert difference < 1e-2, name
 
@@ -204,7 +185,7 @@ def test_the_run_directory_tells_the_run(runs):
     plan = json.loads((workdir / "plan.json").read_text())
     assert plan["world_size"] == 2
     assert plan["phases"][0]["accumulation_steps"] == 2
-    assert plan["total_steps"] == _STEPS
+    assert plan["total_steps"] == jobs.RECIPE_STEPS
     environment = json.loads((workdir / "environment.json").read_text())
     assert environment["world"]["size"] == 2
     assert environment["versions"]["horovod"] == "0.28.1"
@@ -233,7 +214,7 @@ def test_tensorboard_shows_what_people_watch(runs):
     wanted = {"loss", "top1", "top5", "learning_rate", "images_per_second"}
     wanted |= {"data_wait_share"}
     assert wanted <= {tag for kind, tag in values if kind == "train"}
-    assert len(values["train", "loss"]) == _STEPS
+    assert len(values["train", "loss"]) == jobs.RECIPE_STEPS
     assert len(values["validation", "top1"]) == 1
     assert all(0 <= v <= 1 for v in values["train", "data_wait_share"])
 
