@@ -382,7 +382,7 @@ def _open_with_limits(soft, hard, paths):
 
 
 def test_a_low_soft_limit_on_open_files_is_raised(many_paths):
-    read = _open_with_limits(64, 4096, many_paths)
+    read = _open_with_limits(64, 1024, many_paths)
     assert read == " ".join(map(str, range(200)))
 
 

@@ -1,5 +1,6 @@
 """The two commands of the README: what they need, and their own path."""
 
+import importlib.util
 import os
 import pathlib
 import shutil
@@ -108,6 +109,10 @@ def test_setup_refuses_a_python_that_does_not_fit(tmp_path):
     assert f"PYTHON={old} is not Python 3.10 to 3.12" in finished.stderr
 
 
+@pytest.mark.skipif(
+    importlib.util.find_spec("ensurepip") is None,
+    reason="this Python has no venv, which setup asks for before",
+)
 def test_setup_says_that_there_is_no_compiler(tmp_path):
     finished = _tool("setup", PATH=_bare_machine(tmp_path, "python3"))
     assert finished.returncode == 1
@@ -119,6 +124,22 @@ def test_setup_refuses_an_unknown_tensorflow():
     finished = _tool("setup", HVD_IMAGENET_TF="tpu")
     assert finished.returncode == 1
     assert "HVD_IMAGENET_TF=tpu must be cpu or gpu" in finished.stderr
+
+
+@pytest.mark.parametrize("arguments", [["--int"], ["--into"], ["a", "b", "c"]])
+def test_setup_refuses_other_arguments(arguments):
+    finished = _tool("setup", *arguments)
+    assert finished.returncode == 1
+    assert "none, or --into DIRECTORY, not: " in finished.stderr
+    assert " ".join(arguments) in finished.stderr
+
+
+def test_setup_clears_no_other_directory(tmp_path):
+    (tmp_path / "precious").touch()
+    finished = _tool("setup", "--into", str(tmp_path))
+    assert finished.returncode == 1
+    assert f"{tmp_path} is no virtual environment" in finished.stderr
+    assert (tmp_path / "precious").exists()
 
 
 def test_make_digits_writes_nothing_twice(digits):
