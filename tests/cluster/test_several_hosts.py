@@ -129,7 +129,7 @@ def test_the_host_of_rank_0_alone_writes(two_hosts, hosts):
 @pytest.mark.slow
 @pytest.mark.parametrize("transport", ["gloo", "mpi"])
 def test_the_interface_is_found(hosts, patterns, runs, transport):
-    """On three hosts with unequal numbers of ranks."""
+    """On three hosts with unequal numbers of ranks, launched on a fourth."""
     if transport == "mpi":
         import horovod.tensorflow as hvd
 
@@ -137,7 +137,7 @@ def test_the_interface_is_found(hosts, patterns, runs, transport):
             pytest.skip("Horovod is built without MPI (HOROVOD_WITH_MPI=1)")
     _horovodrun(
         hosts,
-        "host2:1,host3:1,host1:2",
+        "host2:1,host3:1,host4:2",
         4,
         f"--{transport}",
         *(sys.executable, *_TRAIN),
@@ -145,6 +145,34 @@ def test_the_interface_is_found(hosts, patterns, runs, transport):
     )
     assert _hosts_with(hosts, transport) == ["host2"]
     _assert_trained_like(hosts.files("host2") / transport, runs[4])
+
+
+@pytest.mark.slow
+def test_a_slurm_job_trains_on_its_nodes(hosts, patterns, runs, tmp_path):
+    """By the script for sbatch; Slurm's own command is the one stand-in."""
+    scontrol = tmp_path / "scontrol"
+    scontrol.write_text(
+        "#!/bin/sh\n"
+        'test "$*" = "show hostnames host[2-3]" && printf "host2\\nhost3\\n"\n'
+    )
+    scontrol.chmod(0o755)
+    environment = jobs.environment()
+    hosts.run(
+        "host1",
+        str(_HERE.parent.parent / "docker" / "train.sbatch"),
+        *_recipe(hosts, patterns, "slurm"),
+        environment=environment
+        | {
+            "PATH": f"{tmp_path}:{environment['PATH']}",
+            "SLURM_JOB_NODELIST": "host[2-3]",
+            "SLURM_JOB_NUM_NODES": "2",
+            "SLURM_NTASKS_PER_NODE": "2",
+            "VENV": str(pathlib.Path(sys.executable).parent.parent),
+        },
+        seconds=jobs.TIMEOUT_SECONDS,
+    )
+    assert _hosts_with(hosts, "slurm") == ["host2"]
+    _assert_trained_like(hosts.files("host2") / "slurm", runs[4])
 
 
 @pytest.mark.slow
