@@ -24,26 +24,32 @@ PORT = 12345
 # What a host needs to come up or to run a check; a job has its own bound.
 _SECONDS = 60
 
-_SBIN = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
+# Where commands for the administrator are, too.
+SBIN = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
 
 # Waits for its network, becomes a host, says so and lives as long as its pipe.
 # /run and /dev/shm are memory of its own, so that nothing is found in them that
 # another host left, nor left in them for the machine.
-_SHARED_FILES = """
+_BEGIN = """
 set -eu
-name=$1 folder=$2 sshd=$3
+name=$1 folder=$2
 read -r _
 hostname "$name"
 mount -t sysfs sysfs /sys
 mount -t tmpfs tmpfs /run
 mount -t tmpfs tmpfs /dev/shm
+"""
+_END = """
+echo ready
+read -r _ || true
+"""
+_SSHD = """
 mkdir /run/sshd
 mount --bind "$folder/hosts" /etc/hosts
 mount --bind "$folder/ssh_config" /etc/ssh/ssh_config
 mount --bind "$folder/only/$name" "$folder/own"
-"$sshd" -f "$folder/sshd_config" -E "$folder/$name.log"
-echo ready
-read -r _ || true
+PATH=$PATH:/usr/sbin:/sbin
+"$(command -v sshd)" -f "$folder/sshd_config" -E "$folder/$name.log"
 """
 
 _SSH_CONFIG = """
@@ -76,7 +82,7 @@ def missing() -> str | None:
         return "hosts as namespaces need root"
     commands = ("ip", "mount", "nsenter", "ssh", "sshd", "ssh-keygen")
     for command in (*commands, "unshare"):
-        if shutil.which(command, path=_SBIN) is None:
+        if shutil.which(command, path=SBIN) is None:
             return (
                 f"there is no {command}; on Debian or Ubuntu: apt-get install"
                 " iproute2 openssh-client openssh-server util-linux"
@@ -121,12 +127,12 @@ class Hosts:
     def __enter__(self):
         try:
             self._write_files()
-            self._start("switch", "echo ready; read -r _ || true")
+            self._start("switch", _END)
             self._expect_ready(self._processes[0], "switch")
             self._ip("switch", "link add bridge type bridge")
             self._ip("switch", "link set bridge up")
             for number, name in enumerate(self.names, start=1):
-                self._start(name, _SHARED_FILES)
+                self._start(name, f"{_BEGIN}{self._begin(name)}{_END}")
                 self._connect(name, f"10.77.0.{number}/24")
             for name, process in zip(
                 self.names, self._processes[1:], strict=True
@@ -167,7 +173,7 @@ class Hosts:
         """
         try:
             finished = subprocess.run(
-                [*self._enter(name, "--all"), *command],
+                [*self._enter(name, "--all"), *self._inside(name, command)],
                 env=environment,
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
@@ -185,6 +191,14 @@ class Hosts:
                 f"{_tail(finished.stdout)}\n{_tail(finished.stderr)}"
             )
         return finished
+
+    def _begin(self, name: str) -> str:
+        """Shell commands that make what runs on a host besides its network."""
+        return _SSHD
+
+    def _inside(self, name: str, command: Sequence[str]) -> Sequence[str]:
+        """The command that runs `command` in a host's files."""
+        return command
 
     def _write_files(self) -> None:
         for name in ("key", "host_key"):
@@ -213,12 +227,11 @@ class Hosts:
             self.files(name).mkdir(parents=True)
 
     def _start(self, name: str, script: str) -> None:
-        sshd = shutil.which("sshd", path=_SBIN)
         process = subprocess.Popen(
             [
                 *("unshare", "--net", "--uts", "--ipc", "--mount", "--pid"),
                 *("--fork", "--kill-child", "--mount-proc"),
-                *("sh", "-c", script, "sh", name, str(self._folder), sshd),
+                *("sh", "-c", script, "sh", name, str(self._folder)),
             ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -248,7 +261,7 @@ class Hosts:
             [*self._enter(name, "--net"), "ip", *command.split()],
             check=True,
             timeout=_SECONDS,
-            env={"PATH": _SBIN},
+            env={"PATH": SBIN},
         )
 
     def _enter(self, name: str, *namespaces: str) -> Sequence[str]:
@@ -256,7 +269,9 @@ class Hosts:
 
     def _expect_ready(self, process: subprocess.Popen, name: str) -> None:
         if process.stdout.readline() != "ready\n":
-            raise RuntimeError(f"{name} did not come up")
+            log = self._folder / f"{name}.log"
+            text = log.read_text() if log.exists() else ""
+            raise RuntimeError(f"{name} did not come up\n{_tail(text)}")
 
 
 def _tail(output: str | bytes | None) -> str:
