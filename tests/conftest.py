@@ -1,6 +1,7 @@
 """What several test files need: real images, made once."""
 
 import pathlib
+import signal
 import subprocess
 import sys
 
@@ -11,6 +12,13 @@ import jobs
 from hvd_imagenet import sources
 
 _REPOSITORY = pathlib.Path(__file__).parent.parent
+
+
+def pytest_configure(config):
+    # Shells without job control start what is in the background with SIGINT
+    # ignored, and every process that a test starts would inherit it.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
