@@ -81,7 +81,7 @@ def test_it_has_what_runs_and_not_what_builds(image):
             text=True,
         ).stdout.split()[0]
     )
-    # What it was when it was built first, and a fifth.
+    # MiB; 1,723 when it was first built.
     assert size < 2000
 
 
