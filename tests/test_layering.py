@@ -60,11 +60,13 @@ _MODULES = {
     "job": (5, "keras"),
     #
     "cluster.__init__": (0, ""),
+    "cluster.finding": (0, ""),
     "cluster.foreground": (0, ""),
     "cluster.host_facts": (0, ""),
     "cluster.hosts": (0, ""),
     "cluster.options": (0.5, ""),
     "cluster.command": (1, ""),
+    "cluster.comparison": (1, ""),
     "cluster.network": (1, "psutil"),
     "cluster.schedulers": (1, ""),
     "cluster.survey": (1, ""),

@@ -175,6 +175,22 @@ def test_the_code_is_told_apart_from_any_other(tmp_path):
     assert host_facts._digest([*paths, tmp_path / "c.py"]) is None
 
 
+def test_code_in_folders_of_the_package_counts(tmp_path):
+    path = tmp_path / "hvd_imagenet" / "cluster" / "hosts.py"
+    path.parent.mkdir(parents=True)
+    (tmp_path / "hvd_imagenet" / "__init__.py").write_text("")
+    path.write_text("x = 1\n")
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(tmp_path)}
+
+    def code():
+        question = _question(environment=environment, directory=str(tmp_path))
+        return survey.ask(["a"], question, 30)["a"].facts["code"]
+
+    before = code()
+    path.write_text("x = 2\n")
+    assert code() != before
+
+
 def test_data_are_told_apart_by_names_and_sizes(tmp_path):
     (tmp_path / "train-00000-of-00001").write_bytes(b"12")
     (tmp_path / "train").mkdir()

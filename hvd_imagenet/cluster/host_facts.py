@@ -73,9 +73,19 @@ def _code():
     spec = importlib.util.find_spec("hvd_imagenet")
     if spec is None or not spec.submodule_search_locations:
         return None
-    (folder,) = spec.submodule_search_locations
-    names = sorted(n for n in os.listdir(folder) if n.endswith(".py"))
-    return _digest([os.path.join(folder, name) for name in names])
+    (top,) = spec.submodule_search_locations
+    return _digest(
+        os.path.join(folder, name)
+        for folder, names in _sorted_walk(top)
+        for name in names
+        if name.endswith(".py")
+    )
+
+
+def _sorted_walk(top):
+    for folder, folders, names in os.walk(top):
+        folders.sort()
+        yield folder, sorted(names)
 
 
 def _digest(paths):
