@@ -9,15 +9,14 @@ import collections
 import math
 import os
 import socket
-from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, MutableMapping, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from hvd_imagenet import wire
-from hvd_imagenet.environment import looks_secret
+from hvd_imagenet import devices, wire
 from hvd_imagenet.world import World, launched_size
 
 # Used where there is no GPU, unless the environment says otherwise. Horovod's
@@ -149,14 +148,15 @@ def start(
             processes on this host.
     """
     gpus = tf.config.list_physical_devices("GPU")
-    if launched_size(environ) is None:
+    launched = launched_size(environ)
+    if launched is None:
         processes = Processes()
     else:
         if not gpus:
             for name, value in _CPU_ENVIRONMENT.items():
                 environ.setdefault(name, value)
-        processes = HorovodProcesses(_init_horovod(), compression)
-    threads = threads_per_process(processes.world)
+        processes = HorovodProcesses(_init_horovod(launched), compression)
+    threads = devices.threads_per_process(processes.world)
     tf.config.threading.set_intra_op_parallelism_threads(threads)
     # A second one lets an operation start while another one waits for the
     # network.
@@ -164,67 +164,38 @@ def start(
     if gpus:
         # All settings before the first exchange, which starts TensorFlow's
         # devices; none can be changed after that.
-        gpu = choose_gpu(len(gpus), processes.world)
+        gpu = devices.choose_gpu(len(gpus), processes.world)
         tf.config.set_visible_devices(gpus[gpu], "GPU")
         tf.config.experimental.set_memory_growth(gpus[gpu], True)
         here = (socket.gethostname(), environ.get("CUDA_VISIBLE_DEVICES", ""))
         visible = [
-            devices
-            for host, devices in processes.gather_object(here)
+            numbers
+            for host, numbers in processes.gather_object(here)
             if host == here[0]
         ]
-        require_gpu_each(len(gpus), processes.world, visible)
+        devices.require_gpu_each(len(gpus), processes.world, visible)
     return processes
 
 
-def choose_gpu(count: int, world: World) -> int:
-    """Which of the `count` GPUs that it sees this process uses."""
-    # Some schedulers show every process one GPU of its own.
-    return world.local_rank if count >= world.local_size else 0
+def describe_build() -> dict[str, Any] | str:
+    """What the installed Horovod was built with.
 
-
-def require_gpu_each(count: int, world: World, visible: Sequence[str]) -> None:
-    """Refuses to let processes share a GPU.
-
-    Args:
-        count: GPUs that this process sees.
-        world: the place of this process.
-        visible: CUDA_VISIBLE_DEVICES of every process on this host.
-
-    Raises:
-        ValueError: there are fewer GPUs than processes on this host.
+    Returns:
+        {"gloo": whether, "mpi": whether, "nccl": version number or 0}, or why
+        it cannot be loaded.
     """
-    if count >= world.local_size:
-        return
-    if count == 1 and len(set(visible)) == len(visible) == world.local_size:
-        return
-    raise ValueError(
-        f"{world.local_size} processes on {socket.gethostname()} find"
-        f" {count} GPU{'s' if count != 1 else ''}; start one process per GPU"
-        " (-H host:GPUS), or hide them with CUDA_VISIBLE_DEVICES=-1 to train"
-        " on the CPU."
-    )
-
-
-def threads_per_process(world: World) -> int:
-    """Cores of this host that this process may use, shared fairly."""
-    return max(1, len(os.sched_getaffinity(0)) // world.local_size)
-
-
-def describe_environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """The environment variables that steer Horovod and its transports.
-
-    Without what looks like a secret: Horovod passes one to its workers.
-    """
-    prefixes = ("HOROVOD_", "NCCL_", "CUDA_VISIBLE_DEVICES", "OMP_")
+    try:
+        import horovod.tensorflow as hvd
+    except (ImportError, OSError, AttributeError, tf.errors.OpError) as error:
+        return str(error).strip().splitlines()[0]
     return {
-        name: value
-        for name, value in sorted(environ.items())
-        if name.startswith(prefixes) and not looks_secret(name, value)
+        "gloo": bool(hvd.gloo_built()),
+        "mpi": bool(hvd.mpi_built()),
+        "nccl": int(hvd.nccl_built()),
     }
 
 
-def _init_horovod() -> Any:
+def _init_horovod(launched: int) -> Any:
     try:
         import horovod.tensorflow as hvd
     except ImportError as error:
@@ -234,6 +205,14 @@ def _init_horovod() -> Any:
             " launcher."
         ) from error
     hvd.init()
+    if hvd.size() != launched:
+        # Every process would train alone, and write the same run.
+        raise ValueError(
+            f"A launcher started {launched} processes, but Horovod joined"
+            f" {hvd.size()}: it cannot be started by this launcher, as a build"
+            " without MPI by mpirun; start it with horovodrun --gloo, or build"
+            " it with HOROVOD_WITH_MPI=1."
+        )
     return hvd
 
 

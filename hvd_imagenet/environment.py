@@ -121,6 +121,19 @@ def tuning(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(name for name in names if name.startswith(_TUNING_PREFIXES))
 
 
+def describe(environ: Mapping[str, str]) -> dict[str, str]:
+    """The environment variables that steer Horovod and its transports.
+
+    Without what looks like a secret: Horovod passes one to its workers.
+    """
+    prefixes = ("HOROVOD_", "NCCL_", "CUDA_VISIBLE_DEVICES", "OMP_")
+    return {
+        name: value
+        for name, value in sorted(environ.items())
+        if name.startswith(prefixes) and not looks_secret(name, value)
+    }
+
+
 def looks_secret(name: str, value: str) -> bool:
     """Whether a variable holds what others must not read, by all it shows."""
     return any(word in name.upper() for word in _SECRET_WORDS) or bool(

@@ -12,7 +12,9 @@ from hvd_imagenet import (
     callbacks,
     checkpoints,
     dataset,
+    devices,
     distributed,
+    environment,
     monitors,
     resnet,
     runlog,
@@ -96,8 +98,7 @@ def prepare(config: Config) -> Job:
         run_log=runlog.RunLog(config)
         if world.is_first
         else runlog.NullRunLog(),
-        threads=config.data.input_threads
-        or distributed.threads_per_process(world),
+        threads=config.data.input_threads or devices.threads_per_process(world),
     )
 
 
@@ -257,7 +258,7 @@ def _environment(job: Job) -> dict[str, Any]:
     return {
         "world": dataclasses.asdict(job.processes.world),
         "threads_per_process": job.threads,
-        "variables": distributed.describe_environment(os.environ),
+        "variables": environment.describe(os.environ),
     }
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import jobs
-from hvd_imagenet import distributed
+from hvd_imagenet import devices, environment
 from hvd_imagenet.world import World, launched_size
 
 _PROGRAMS = pathlib.Path(__file__).parent / "programs"
@@ -145,15 +145,15 @@ def test_launchers_are_known_by_their_environment(environ, size):
 
 def test_one_gpu_per_local_rank():
     worlds = [World(rank=r, size=4, local_rank=r, local_size=4) for r in (0, 3)]
-    assert [distributed.choose_gpu(4, world) for world in worlds] == [0, 3]
-    assert distributed.choose_gpu(8, worlds[1]) == 3
-    distributed.require_gpu_each(8, worlds[1], ["0,1,2,3,4,5,6,7"] * 4)
+    assert [devices.choose_gpu(4, world) for world in worlds] == [0, 3]
+    assert devices.choose_gpu(8, worlds[1]) == 3
+    devices.require_gpu_each(8, worlds[1], ["0,1,2,3,4,5,6,7"] * 4)
 
 
 def test_a_gpu_of_its_own_shown_to_every_rank():
     world = World(rank=3, size=4, local_rank=3, local_size=4)
-    assert distributed.choose_gpu(1, world) == 0
-    distributed.require_gpu_each(1, world, ["0", "1", "2", "3"])
+    assert devices.choose_gpu(1, world) == 0
+    devices.require_gpu_each(1, world, ["0", "1", "2", "3"])
 
 
 @pytest.mark.parametrize(
@@ -168,7 +168,7 @@ def test_a_gpu_of_its_own_shown_to_every_rank():
 def test_fewer_gpus_than_local_ranks_is_an_error(count, visible):
     world = World(rank=1, size=4, local_rank=1, local_size=4)
     with pytest.raises(ValueError, match=rf"4 processes .* {count} GPU"):
-        distributed.require_gpu_each(count, world, visible)
+        devices.require_gpu_each(count, world, visible)
 
 
 @pytest.mark.horovod
@@ -195,7 +195,7 @@ def test_impossible_places_are_refused(place):
 
 
 def test_secrets_do_not_reach_the_run_directory():
-    described = distributed.describe_environment(
+    described = environment.describe(
         {
             "HOROVOD_SECRET_KEY": "hush",
             "HOROVOD_CYCLE_TIME": "10",

@@ -11,7 +11,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import tensorflow as tf
 
-from hvd_imagenet import distributed
+from hvd_imagenet import devices, distributed
 
 _THREADS = 3
 
@@ -26,7 +26,7 @@ def main():
     tf.config.list_physical_devices = find
     tf.config.set_visible_devices = lambda gpu, kind: pinned.append(gpu)
     tf.config.experimental.set_memory_growth = lambda gpu, grows: None
-    distributed.threads_per_process = lambda world: _THREADS
+    devices.threads_per_process = lambda world: _THREADS
     processes = distributed.start()
     threads = tf.config.threading.get_intra_op_parallelism_threads()
     sys.stdout.write(
