@@ -6,6 +6,8 @@ functions take a frozen config or plain values.
 
 import contextlib
 import dataclasses
+import itertools
+import re
 import sys
 import typing
 from collections.abc import Callable, Iterator, Sequence
@@ -22,6 +24,8 @@ flags.disclaim_key_flags()
 # absl looks these up wherever flags are parsed, but defines them only for its
 # own global FLAGS.
 _ABSL_FLAGS = ("flagfile", "undefok")
+
+_FLAGFILE = re.compile(r"--?flagfile(?:=(?P<path>.*))?")
 
 T = TypeVar("T")
 
@@ -67,10 +71,17 @@ def parse(
         return config_lib.Config(**groups)
 
 
-def parse_apart(argv: Sequence[str]) -> config_lib.Config:
-    """As `parse`, whatever flags the calling program has."""
+def parse_apart(argv: Sequence[str], *more_groups: type) -> config_lib.Config:
+    """As `parse`, whatever flags the calling program has.
+
+    Args:
+        argv: program name and arguments.
+        *more_groups: dataclasses of knobs that it may set besides.
+    """
     values = flags.FlagValues()
     define(values)
+    for group in more_groups:
+        define_group(group, values)
     return parse(argv, values)
 
 
@@ -81,6 +92,17 @@ def without_flagfiles(arguments: Sequence[str]) -> list[str]:
         flags.Error: a flagfile cannot be read.
     """
     return flags.FlagValues().read_flags_from_files(list(arguments))
+
+
+def flagfiles(arguments: Sequence[str]) -> list[str]:
+    """Paths of the flagfiles in a command line."""
+    paths = []
+    for argument, following in itertools.zip_longest(arguments, arguments[1:]):
+        match = _FLAGFILE.fullmatch(argument)
+        if match:
+            path = match["path"]
+            paths.append(following if path is None else path)
+    return paths
 
 
 def parse_group(

@@ -6,7 +6,8 @@
 What stands behind -- are the flags of hvd_imagenet.train. They are checked
 here, before any host is touched. The hosts of a Slurm, PBS or LSF job are
 found without --hosts. With --run every host is first asked whether it answers,
-has the same software and data, and enough free GPUs.
+has the same software and data, and enough free GPUs. With --program=doctor the
+same command examines hosts and network, and trains nothing.
 """
 
 import dataclasses
@@ -23,6 +24,7 @@ from hvd_imagenet.cluster.containers import Containers
 from hvd_imagenet.cluster.hosts import Cluster
 from hvd_imagenet.cluster.options import LaunchOptions
 from hvd_imagenet.config import Config
+from hvd_imagenet.diagnosis.options import DoctorOptions
 from hvd_imagenet.environment import Environment
 from hvd_imagenet.plan import Plan
 
@@ -128,7 +130,8 @@ def parse(argv: Sequence[str]) -> Request:
             f"'{training[0]}' is no flag; behind -- stand the flags of"
             " hvd_imagenet.train alone, without the program."
         )
-    config = flags.parse_apart(["hvd_imagenet.train", *training])
+    more_groups = [DoctorOptions] if options.program == "doctor" else []
+    config = flags.parse_apart(["hvd_imagenet", *training], *more_groups)
     return Request(options=options, config=config, training=tuple(training))
 
 

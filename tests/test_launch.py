@@ -166,7 +166,7 @@ def test_paths_that_horovodrun_does_not_quote_are_refused(
     ],
 )
 def test_flagfiles_are_found(arguments, paths):
-    assert launch_job.flagfiles(arguments) == paths
+    assert flags.flagfiles(arguments) == paths
 
 
 # --- Containers. ---

@@ -24,6 +24,7 @@ _MODULES = {
     "config": (0.5, ""),
     "phases": (0.75, ""),
     #
+    "devices": (1, ""),
     "flags": (1, "absl.flags"),
     "losses": (1, "tensorflow"),
     "image_ops": (1, "tensorflow"),
@@ -74,6 +75,22 @@ _MODULES = {
     "cluster.preflight": (2, ""),
     "cluster.launch_job": (5, ""),
     #
+    "diagnosis.__init__": (0, ""),
+    "diagnosis.links": (0, ""),
+    "diagnosis.storage": (0, ""),
+    "diagnosis.versions": (0, "packaging"),
+    "diagnosis.options": (0.5, ""),
+    "diagnosis.units": (0, ""),
+    "diagnosis.watch": (0, ""),
+    "diagnosis.exchange": (2, ""),
+    "diagnosis.files": (2, ""),
+    "diagnosis.installation": (2, ""),
+    "diagnosis.limits": (2, ""),
+    "diagnosis.facts": (3, "tensorflow"),
+    "diagnosis.measurement": (4.5, "numpy tensorflow"),
+    "diagnosis.examination": (5, ""),
+    #
+    "doctor": (6, "absl.app"),
     "launch": (6, "absl.app absl.flags"),
     "train": (6, "absl.app"),
 }

@@ -26,7 +26,8 @@ class HorovodRun:
         ssh_identity_file: None for ssh's own.
         start_timeout_seconds: None for horovodrun's own.
         gloo_timeout_seconds: None for Gloo's own.
-        training: flags of hvd_imagenet.train.
+        program: module of hvd_imagenet to run.
+        training: its flags.
     """
 
     horovodrun: str
@@ -38,6 +39,7 @@ class HorovodRun:
     ssh_identity_file: str | None = None
     start_timeout_seconds: int | None = None
     gloo_timeout_seconds: int | None = None
+    program: str = "train"
     training: tuple[str, ...] = ()
 
     def lines(self) -> list[list[str]]:
@@ -58,7 +60,7 @@ class HorovodRun:
                 for name, value in options
                 if value is not None
             ),
-            [self.python, "-m", "hvd_imagenet.train"],
+            [self.python, "-m", f"hvd_imagenet.{self.program}"],
             *([flag] for flag in self.training),
         ]
 

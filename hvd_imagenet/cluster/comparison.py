@@ -9,8 +9,8 @@ from typing import Any
 
 from hvd_imagenet.cluster.finding import (
     Finding,
-    Level,
     each,
+    failure,
     grouped,
     listed,
     names,
@@ -35,7 +35,7 @@ def software(facts: Mapping[str, Any]) -> Iterator[Finding]:
     for what, values in compared.items():
         groups = grouped(values)
         if len(groups) > 1:
-            yield _failure(
+            yield failure(
                 "software", f"{what} is {listed(groups)}", _INSTALL_SAME
             )
     for what, is_missing in {
@@ -43,16 +43,14 @@ def software(facts: Mapping[str, Any]) -> Iterator[Finding]:
         "Horovod": lambda f: "horovod" not in f["packages"],
     }.items():
         if all(map(is_missing, facts.values())):
-            yield _failure(
-                "software", f"{what} is not installed", _INSTALL_SAME
-            )
+            yield failure("software", f"{what} is not installed", _INSTALL_SAME)
 
 
 def own_names(facts: Mapping[str, Any], backend: str) -> Iterator[Finding]:
     """Hosts that do not know themselves, where that matters."""
     for host, of_host in facts.items():
         if backend == "gloo" and not of_host["own_name_resolves"]:
-            yield _failure(
+            yield failure(
                 "host names",
                 f"{host} does not know the address of its own name,"
                 f" {of_host['own_name']}, without which Gloo aborts",
@@ -66,7 +64,7 @@ def interfaces(
     """Hosts without the interface that is to be used."""
     for host, of_host in facts.items():
         if interface and not of_host["address"]:
-            yield _failure(
+            yield failure(
                 "interfaces",
                 f"{host} has no IPv4 address on {interface}, but"
                 f" {', '.join(of_host['interfaces'])}",
@@ -83,7 +81,7 @@ def way_back(
     ).items():
         if reason:
             address, port = launcher
-            yield _failure(
+            yield failure(
                 "network",
                 f"{names(hosts)} cannot connect to this host, {address} port"
                 f" {port} ({reason})",
@@ -96,13 +94,13 @@ def flagfiles(facts: Mapping[str, Any], paths: list[str]) -> Iterator[Finding]:
     for path in paths:
         groups = grouped(each(facts, lambda f, p=path: f["flagfiles"][p]))
         if None in groups:
-            yield _failure(
+            yield failure(
                 "recipe",
                 f"{names(groups[None])} cannot read --flagfile={path}",
                 "copy it there, to the same path",
             )
         elif len(groups) > 1:
-            yield _failure(
+            yield failure(
                 "recipe",
                 f"--flagfile={path} is another one on"
                 f" {names(min(groups.values(), key=len))}",
@@ -117,7 +115,7 @@ def data(facts: Mapping[str, Any], data_dir: str | None) -> Iterator[Finding]:
     flag = f"--data_dir={data_dir}"
     missing = [host for host in facts if not facts[host]["data"]]
     if missing:
-        yield _failure(
+        yield failure(
             "data",
             f"{names(missing)} cannot read {flag}",
             "mount or copy it there, to the same path",
@@ -130,7 +128,7 @@ def data(facts: Mapping[str, Any], data_dir: str | None) -> Iterator[Finding]:
             f"{facts[hosts[0]]['data']['entries']} entries": hosts
             for hosts in groups.values()
         }
-        yield _failure(
+        yield failure(
             "data",
             f"{flag} differs: {listed(counts)}",
             "make it the same on all hosts",
@@ -155,13 +153,9 @@ def gpus(
         return
     for host, free in counts.items():
         if sum(free) < slots[host]:
-            yield _failure(
+            yield failure(
                 "GPUs",
                 f"{host} has {sum(free)} free GPUs of {len(free)}, but"
                 f" {slots[host]} slots",
                 "free some, or lower its slots",
             )
-
-
-def _failure(check: str, text: str, remedy: str) -> Finding:
-    return Finding(check=check, level=Level.FAILURE, text=text, remedy=remedy)

@@ -79,6 +79,7 @@ class Containers:
         flags = {
             "hosts": self.cluster,
             "backend": self.options.backend,
+            "program": self._program(),
             "network_interface": self.options.network_interface,
             "start_timeout_seconds": self.options.start_timeout_seconds,
             "pass_variables": ",".join(self.options.pass_variables) or None,
@@ -119,6 +120,11 @@ class Containers:
             ["--shm-size", "8g", "--ulimit", "memlock=-1"],
             *(["--volume", volume] for volume in volumes),
         ]
+
+    def _program(self) -> str | None:
+        """What to run instead of the training."""
+        program = self.options.program
+        return program if program != "train" else None
 
     def _workdir(self) -> str:
         return os.path.abspath(self.config.run.workdir)

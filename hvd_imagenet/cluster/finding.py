@@ -40,6 +40,21 @@ class Finding:
         return f"{self.text}{remedy}."
 
 
+def ok(check: str, text: str) -> Finding:
+    """A finding that is fine."""
+    return Finding(check=check, text=text)
+
+
+def warning(check: str, text: str, remedy: str) -> Finding:
+    """A finding that may cost time, or have a reason."""
+    return Finding(check=check, level=Level.WARNING, text=text, remedy=remedy)
+
+
+def failure(check: str, text: str, remedy: str) -> Finding:
+    """A finding with which a job would end, or be wrong."""
+    return Finding(check=check, level=Level.FAILURE, text=text, remedy=remedy)
+
+
 def table(rows: Sequence[Sequence[str]]) -> str:
     """Lines of columns; a row may be shorter than the first one."""
     cells = [[*row, *[""] * (len(rows[0]) - len(row))] for row in rows]

@@ -49,7 +49,7 @@ def gather(request):
         "code": _code(),
         "flagfiles": {path: _digest([path]) for path in request["flagfiles"]},
         "own_name": socket.gethostname(),
-        "own_name_resolves": _resolves(socket.gethostname()),
+        "own_name_resolves": resolves(socket.gethostname()),
         "interfaces": [name for _, name in socket.if_nameindex()],
         "address": _interface_address(request["interface"]),
         "launcher_error": _connect(request["launcher"]),
@@ -101,7 +101,8 @@ def _digest(paths):
     return digest.hexdigest()[:8]
 
 
-def _resolves(name):
+def resolves(name):
+    """Whether a host name has an IPv4 address here."""
     try:
         socket.gethostbyname(name)
     except OSError:

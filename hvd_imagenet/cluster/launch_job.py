@@ -1,9 +1,7 @@
 """From what is asked of a launch to commands, and to the answers of hosts."""
 
 import contextlib
-import itertools
 import os
-import re
 import shlex
 import shutil
 import socket
@@ -11,7 +9,7 @@ import sys
 from collections.abc import Collection, Mapping, Sequence
 
 from hvd_imagenet import environment as environment_lib
-from hvd_imagenet import imagenet
+from hvd_imagenet import flags, imagenet
 from hvd_imagenet.cluster import network, preflight, survey
 from hvd_imagenet.cluster.command import HorovodRun
 from hvd_imagenet.cluster.hosts import Cluster
@@ -25,8 +23,6 @@ from hvd_imagenet.plan import Plan, make_plan
 # the other ended the job (two ranks on one host).
 _TIMEOUT_SECONDS = 60
 _TIMEOUT_SECONDS_PER_PROCESS = 1
-
-_FLAGFILE = re.compile(r"--?flagfile(?:=(?P<path>.*))?")
 
 
 def check_training(config: Config, cluster: Cluster) -> Plan:
@@ -119,7 +115,7 @@ def make_command(
         cluster: the hosts.
         remote: those of them to reach by ssh.
         identity_file: private key for ssh, None for ssh's own.
-        training: flags of hvd_imagenet.train.
+        training: flags of the program.
         environ: environment variables, for timeouts of the user's own.
 
     Raises:
@@ -162,6 +158,7 @@ def make_command(
         gloo_timeout_seconds=(options.start_timeout_seconds or gloo_timeout)
         if options.backend == "gloo"
         else None,
+        program=options.program,
         training=tuple(training),
     )
     if remote:
@@ -196,7 +193,7 @@ def check_hosts(
         request = {
             "backend": command.backend,
             "data_dir": config.data.data_dir,
-            "flagfiles": flagfiles(command.training),
+            "flagfiles": flags.flagfiles(command.training),
             "interface": command.network_interface,
             "launcher": launcher,
         }
@@ -216,17 +213,6 @@ def check_hosts(
         preflight.table(command.cluster, answers),
         preflight.problems(command.cluster, answers, request),
     )
-
-
-def flagfiles(arguments: Sequence[str]) -> list[str]:
-    """Paths of the flagfiles in a command line."""
-    paths = []
-    for argument, following in itertools.zip_longest(arguments, arguments[1:]):
-        match = _FLAGFILE.fullmatch(argument)
-        if match:
-            path = match["path"]
-            paths.append(following if path is None else path)
-    return paths
 
 
 def _require_ssh(command: HorovodRun) -> None:

@@ -31,6 +31,12 @@ class LaunchOptions(Checked):
         minimum=1,
     )
     run: bool = site(False, "Start the command, not only print it.")
+    program: str = site(
+        "train",
+        "What the processes run: hvd_imagenet.train, or hvd_imagenet.doctor,"
+        " which examines hosts and network and trains nothing.",
+        choices=("train", "doctor"),
+    )
     check: bool | None = site(
         None,
         "Ask every host, before it is started, whether it answers, has the"

@@ -1,0 +1,159 @@
+"""What is installed on the hosts: the same, tried, and able to do the job."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from hvd_imagenet.cluster import comparison
+from hvd_imagenet.cluster.finding import (
+    Finding,
+    Level,
+    each,
+    failure,
+    grouped,
+    names,
+    ok,
+    warning,
+)
+
+# Facts of one process per host, by host: see `facts.gather`.
+Facts = Mapping[str, Mapping[str, Any]]
+
+
+def software(facts: Facts, is_launched: bool) -> list[Finding]:
+    """Versions: the same everywhere, and ever tried."""
+    found = list(comparison.software(facts))
+    if not is_launched:
+        # One process needs no Horovod.
+        found = [
+            dataclasses.replace(f, level=Level.WARNING)
+            if f.text.startswith("Horovod")
+            else f
+            for f in found
+        ]
+    untried = {
+        what: [host for host in facts if what in facts[host]["untried"]]
+        for what in sorted({w for f in facts.values() for w in f["untried"]})
+    }
+    found += [
+        warning(
+            "software",
+            f"{names(hosts)}: {what}",
+            "run tools/setup there, which installs what was tried",
+        )
+        for what, hosts in untried.items()
+    ]
+    first = next(iter(facts.values()))
+    versions = {"Python": first["python"], **first["packages"]}
+    text = ", ".join(f"{name} {v}" for name, v in versions.items())
+    return found or [
+        ok(
+            "software",
+            f"{text}, code {first['code']} on {_hosts(len(facts))}",
+        )
+    ]
+
+
+def horovod(facts: Facts, backend: str, is_launched: bool) -> list[Finding]:
+    """What the build of Horovod can do, and whether it is what is needed."""
+    check, found = "Horovod", []
+    for build, hosts in grouped(
+        each(facts, lambda f: _build_text(f["build"]))
+    ).items():
+        of_hosts = facts[hosts[0]]["build"]
+        if isinstance(of_hosts, str):
+            say = failure if is_launched else warning
+            found.append(
+                say(
+                    check,
+                    f"cannot be loaded on {names(hosts)} ({of_hosts})",
+                    "run tools/setup there; one process trains without",
+                )
+            )
+        elif is_launched and not of_hosts[backend]:
+            found.append(
+                failure(
+                    check,
+                    f"is built with {build} on {names(hosts)}, and was"
+                    f" started by {backend}",
+                    "start it otherwise, or build it with"
+                    f" HOROVOD_WITH_{backend.upper()}=1 tools/setup",
+                )
+            )
+        elif not of_hosts["nccl"] and facts[hosts[0]]["tensorflow_gpus"]:
+            found.append(
+                warning(
+                    check,
+                    f"is built without NCCL on {names(hosts)}: gradients"
+                    " leave the GPUs and go through memory",
+                    "build it with HOROVOD_GPU_OPERATIONS=NCCL tools/setup",
+                )
+            )
+    builds = set(each(facts, lambda f: _build_text(f["build"])).values())
+    if len(builds) > 1 and not found:
+        found.append(
+            failure(
+                check,
+                f"is built otherwise on some hosts: {'; '.join(builds)}",
+                "install the same on all hosts",
+            )
+        )
+    return found or [ok(check, f"built with {', '.join(builds)}")]
+
+
+def gpus(facts: Facts, slots: Mapping[str, int]) -> list[Finding]:
+    """A free GPU for every process, and one that TensorFlow sees."""
+    found = list(comparison.gpus(facts, slots))
+    for host, of_host in facts.items():
+        seen, there = of_host["tensorflow_gpus"], len(of_host["gpus_free"])
+        if seen < there:
+            on_purpose = "tensorflow-cpu" in of_host["packages"]
+            say = warning if on_purpose else failure
+            found.append(
+                say(
+                    "GPUs",
+                    f"the driver of {host} has {there} GPUs, TensorFlow"
+                    f" sees {seen}",
+                    "install tensorflow[and-cuda] as tools/setup does"
+                    " for GPUs, or hide them with CUDA_VISIBLE_DEVICES=-1 to"
+                    " train on the CPU",
+                )
+            )
+    counts = grouped(each(facts, lambda f: f["tensorflow_gpus"]))
+    text = " and ".join(
+        f"{count or 'none'} on {names(hosts)}"
+        for count, hosts in counts.items()
+    )
+    return found or [ok("GPUs", text)]
+
+
+def recipe(facts: Facts, flagfiles: list[str]) -> list[Finding]:
+    """All hosts understand the same recipe."""
+    found = list(comparison.flagfiles(facts, flagfiles))
+    groups = grouped(each(facts, lambda f: f["recipe"]))
+    if len(groups) > 1 and not found:
+        found.append(
+            failure(
+                "recipe",
+                "differs: "
+                + " and ".join(
+                    f"{digest} on {names(hosts)}"
+                    for digest, hosts in groups.items()
+                ),
+                "give all hosts the same flags and flagfiles",
+            )
+        )
+    return found or [
+        ok("recipe", f"{next(iter(groups))} on {_hosts(len(facts))}")
+    ]
+
+
+def _build_text(build: Mapping[str, Any] | str) -> str:
+    if isinstance(build, str):
+        return build
+    parts = {"Gloo": build["gloo"], "MPI": build["mpi"], "NCCL": build["nccl"]}
+    return " and ".join(name for name, is_in in parts.items() if is_in)
+
+
+def _hosts(count: int) -> str:
+    return f"{count} host{'s' if count > 1 else ''}"

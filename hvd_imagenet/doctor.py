@@ -1,0 +1,122 @@
+"""Examines one host, or under horovodrun a whole job, before it costs time.
+
+    horovodrun -np 16 -H host1:8,host2:8 python -m hvd_imagenet.doctor \\
+        --flagfile=flags/goyal2017.flags --data_dir=DATA --workdir=RUN
+
+Takes the flags of hvd_imagenet.train: examine with the command that is to
+train. Prints a table of what is ok, a warning or a failure, each with what to
+do; exits with 1 after a failure. Nothing is trained, and nothing is left
+behind. hvd_imagenet.launch starts it with --program=doctor.
+"""
+
+import dataclasses
+import json
+import os
+import sys
+from collections.abc import Sequence
+
+from absl import app
+
+from hvd_imagenet import flags
+from hvd_imagenet.cluster import finding
+from hvd_imagenet.cluster.finding import Level
+from hvd_imagenet.config import Config
+from hvd_imagenet.diagnosis.options import DoctorOptions
+
+_INTERRUPTED = 130  # As shells report a program that SIGINT ended.
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Request:
+    """What the command line asks for.
+
+    Attributes:
+        options: of the examination.
+        config: of the job.
+        flagfiles: paths of its recipes.
+    """
+
+    options: DoctorOptions
+    config: Config
+    flagfiles: tuple[str, ...]
+
+
+def main(request: Request) -> int:
+    """Examines and reports; returns the exit status."""
+    # TensorFlow takes seconds to start: not for --help.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    from hvd_imagenet.diagnosis import examination
+
+    try:
+        report, rank = examination.examine(
+            request.config, request.flagfiles, request.options.timeout_seconds
+        )
+        if rank:  # The first one speaks for all.
+            return 0
+        return _say(report.findings, report.measured, request.options.json_file)
+    except OSError as error:
+        sys.stderr.write(f"error: {error}; choose another --json_file.\n")
+        return 1
+    except KeyboardInterrupt:
+        return _INTERRUPTED
+
+
+def _say(findings, measured, json_file: str | None) -> int:
+    """Writes what was found; returns the exit status."""
+    worst = max(found.level for found in findings)
+    text = json.dumps(
+        {
+            "worst": worst.name.lower(),
+            "findings": [
+                {**dataclasses.asdict(found), "level": found.level.name.lower()}
+                for found in findings
+            ],
+            **measured,
+        },
+        indent=1,
+    )
+    if json_file == "-":
+        sys.stdout.write(text + "\n")
+    else:
+        sys.stdout.write(_table(findings))
+        if json_file is not None:
+            with open(json_file, "w", encoding="utf-8") as file:
+                file.write(text + "\n")
+    return 1 if worst is Level.FAILURE else 0
+
+
+def _table(findings: Sequence[finding.Finding]) -> str:
+    """A line per finding, and one for what to do about it."""
+    rows = [("check", "result", "found")]
+    for found in findings:
+        result = found.level.name
+        if found.level is Level.OK:
+            result = "ok"
+        rows.append((found.check, result, found.text))
+        if found.remedy:
+            rows.append(("", "", f"-> {found.remedy}"))
+    return finding.table(rows)
+
+
+def parse(argv: Sequence[str]) -> Request:
+    """What a command line asks for.
+
+    Raises:
+        absl.flags.Error: it cannot be understood.
+    """
+    return Request(
+        options=flags.parse_group(DoctorOptions, argv),
+        config=flags.parse(argv),
+        flagfiles=tuple(flags.flagfiles(argv[1:])),
+    )
+
+
+def run() -> None:
+    """Parses the command line and runs the program."""
+    flags.define_group(DoctorOptions)
+    flags.define()
+    app.run(main, flags_parser=lambda argv: flags.parse_or_exit(argv, parse))
+
+
+if __name__ == "__main__":
+    run()
