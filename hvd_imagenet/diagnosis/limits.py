@@ -49,7 +49,7 @@ def shared_memory(
                 say(
                     "shared memory",
                     f"/dev/shm of {host} has {size(free or 0)} free, of"
-                    f" {size(needed)} that {slots[host]} processes may need",
+                    f" {size(needed)} that its processes may need",
                     "start the container with --shm-size=1g, or mount a"
                     " larger /dev/shm",
                 )
