@@ -20,7 +20,7 @@ from hvd_imagenet.tfrecords import CorruptRecordError
 
 # TensorFlow repeats bytes that it cannot parse in its error's text, and fails
 # to make text of them.
-_TENSORFLOW_ERRORS = (tf.errors.OpError, UnicodeDecodeError)
+TENSORFLOW_ERRORS = (tf.errors.OpError, UnicodeDecodeError)
 
 # (images, [n] int64; seeds of their augmentation, [n, 2] int64) of batch
 # number `number` of this rank.
@@ -196,8 +196,8 @@ class Pipeline:
                 tf.constant(index, tf.int64),
                 tf.constant(seed, tf.int64),
             )
-        except _TENSORFLOW_ERRORS as error:
-            return f"{where} cannot be used: {_reason(error)}."
+        except TENSORFLOW_ERRORS as error:
+            return f"{where} cannot be used: {reason_of(error)}."
         return None
 
 
@@ -243,7 +243,7 @@ class Batches:
         start = time.perf_counter()
         try:
             batch = next(self._iterator)
-        except _TENSORFLOW_ERRORS as error:
+        except TENSORFLOW_ERRORS as error:
             raise pipeline.find_corrupt(number) or error from None
         self._wait_seconds += time.perf_counter() - start
         if pipeline.config.data.on_corrupt == "skip":
@@ -263,7 +263,7 @@ class Batches:
             self.skipped.append(name)
 
 
-def _reason(error: tf.errors.OpError | UnicodeDecodeError) -> str:
+def reason_of(error: tf.errors.OpError | UnicodeDecodeError) -> str:
     """The operation's own words, without the graph around them."""
     if isinstance(error, UnicodeDecodeError):
         return "it is no tf.train.Example"

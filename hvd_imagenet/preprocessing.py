@@ -76,9 +76,7 @@ class Preprocessing:
         Returns:
             [image_size, image_size, 3] uint8, RGB.
         """
-        image = self._decode_window(
-            encoded, lambda shape: tf.stack([0, 0, shape[0], shape[1]])
-        )
+        image = self.whole_image(encoded)
         shape = tf.shape(image)[:2]
         shorter = tf.reduce_min(shape)
         # Rounded half up in integers, as torchvision and fb.resnet do not
@@ -89,6 +87,12 @@ class Preprocessing:
         size = self.image_size
         image = image[top : top + size, left : left + size]
         return tf.ensure_shape(image, [size, size, 3])
+
+    def whole_image(self, encoded: tf.Tensor) -> tf.Tensor:
+        """All of the image, [height, width, 3] uint8, RGB."""
+        return self._decode_window(
+            encoded, lambda shape: tf.stack([0, 0, shape[0], shape[1]])
+        )
 
     def _decode_window(
         self,

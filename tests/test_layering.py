@@ -25,6 +25,7 @@ _MODULES = {
     "phases": (0.75, ""),
     #
     "devices": (1, ""),
+    "data_report": (1, "numpy"),
     "flags": (1, "absl.flags"),
     "losses": (1, "tensorflow"),
     "image_ops": (1, "tensorflow"),
@@ -50,12 +51,14 @@ _MODULES = {
     "splits": (2.5, ""),
     #
     "callbacks": (3, "keras"),
+    "inspection": (3, "PIL numpy tensorflow"),
     "dataset": (3, "numpy tensorflow"),
     "checkpoints": (3, "absl.logging keras numpy"),
     "runlog": (3, "tensorflow"),
     "trainer": (3, "keras numpy tensorflow"),
     #
     "monitors": (4, "keras numpy"),
+    "split_checks": (4, ""),
     "update_rule": (4, "keras"),
     #
     "job": (5, "keras"),
@@ -91,6 +94,7 @@ _MODULES = {
     "diagnosis.examination": (5, ""),
     #
     "doctor": (6, "absl.app"),
+    "check_data": (6, "absl.app tensorflow"),
     "launch": (6, "absl.app absl.flags"),
     "train": (6, "absl.app"),
 }
