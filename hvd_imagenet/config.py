@@ -175,8 +175,10 @@ class DataConfig(Checked):
     )
     dct_method: str = recipe(
         "fast",
-        "Inverse transform of the JPEG decoder: integer fast (less exact by"
-        " a grey level or two) or integer accurate.",
+        "Inverse transform of the JPEG decoder, integer fast or integer"
+        " accurate. Fast made two photographs darker by 0.7 to 0.8 of 255 grey"
+        " levels on average; the values that reach the network differed by up"
+        " to 5 at JPEG quality 90, by up to 14 at 96.",
         choices=("fast", "accurate"),
     )
     randaugment_layers: int | None = recipe(
