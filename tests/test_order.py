@@ -128,3 +128,24 @@ def test_every_world_sees_the_same_images_in_the_same_order():
     assert len(single) == 10 * 768
     for world_size in _WORLDS[1:]:
         assert _micro_batches(world_size) == single
+
+
+@pytest.mark.parametrize("step", [1, 4, 9])
+@pytest.mark.parametrize("worlds", [(1, 256), (256, 3), (8, 1), (3, 8)])
+def test_a_run_goes_on_at_any_step_in_another_world(worlds, step):
+    before, after = map(_plan, worlds)
+    # All ranks take the same steps, or they would wait for each other.
+    total = before.total_steps
+    assert after.total_steps == total
+    positions = []
+    for plan, steps in (before, range(step)), (after, range(step, total)):
+        for number in steps:
+            for index in range(plan.phase(0).accumulation_steps):
+                for rank in range(plan.world_size):
+                    positions.extend(plan.micro_batch(number, index, rank))
+    # The stream of a world that was never left: nothing twice, nothing lost.
+    assert positions == list(range(total * 1536))
+    images, _ = images_at(range(len(positions)), _SEED, _IMAGES)
+    for epoch in range(_EPOCHS):
+        of_epoch = images[epoch * _IMAGES :][:_IMAGES]
+        assert len(np.unique(of_epoch)) == _IMAGES
