@@ -4,6 +4,7 @@ Batches come in a fixed order however many threads there are.
 """
 
 import dataclasses
+import re
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
@@ -244,7 +245,9 @@ class Batches:
         try:
             batch = next(self._iterator)
         except TENSORFLOW_ERRORS as error:
-            raise pipeline.find_corrupt(number) or error from None
+            raise (
+                pipeline.find_corrupt(number) or _passed(error) or error
+            ) from None
         self._wait_seconds += time.perf_counter() - start
         if pipeline.config.data.on_corrupt == "skip":
             self._note_skipped(batch, pipeline.source)
@@ -261,6 +264,18 @@ class Batches:
             name = source.where(int(index))
             logging.warning("skipped: %s", name)
             self.skipped.append(name)
+
+
+def _passed(error: Exception) -> CorruptRecordError | None:
+    """A failed read that did not fail again when it was looked for."""
+    said = re.search(
+        r"CorruptRecordError: (.+)\n", getattr(error, "message", "")
+    )
+    if said is None:
+        return None
+    return CorruptRecordError(
+        f"{said[1]} It can be read now; the same command resumes."
+    )
 
 
 def reason_of(error: tf.errors.OpError | UnicodeDecodeError) -> str:

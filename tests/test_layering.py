@@ -93,8 +93,8 @@ _MODULES = {
     "diagnosis.measurement": (4.5, "numpy tensorflow"),
     "diagnosis.examination": (5, ""),
     #
-    "doctor": (6, "absl.app"),
     "check_data": (6, "absl.app tensorflow"),
+    "doctor": (6, "absl.app"),
     "launch": (6, "absl.app absl.flags"),
     "train": (6, "absl.app"),
 }
