@@ -15,9 +15,9 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
+from hvd_imagenet import tf_errors
 from hvd_imagenet.config import Config
 from hvd_imagenet.data_report import Finding, Look
-from hvd_imagenet.pipeline import TENSORFLOW_ERRORS, reason_of
 from hvd_imagenet.preprocessing import make_preprocessing, parse_example
 from hvd_imagenet.sources import Source
 from hvd_imagenet.tfrecords import CorruptRecordError
@@ -66,7 +66,7 @@ class Inspector:
         if self.label_offset is not None:
             try:
                 encoded, label = (t.numpy() for t in self._parse(encoded))
-            except TENSORFLOW_ERRORS as error:
+            except tf_errors.ERRORS as error:
                 finding = self._unusable("unparsable", index, error)
                 return Look(index=index, findings=(finding,))
         findings = []
@@ -76,7 +76,7 @@ class Inspector:
         try:
             height, width, _ = map(int, self._shape(encoded).numpy())
             file_format = _file_format(encoded)
-        except TENSORFLOW_ERRORS as error:
+        except tf_errors.ERRORS as error:
             findings.append(self._unusable("undecodable", index, error))
         return Look(
             index=index,
@@ -121,7 +121,7 @@ class Inspector:
         return Finding(
             kind=kind,
             where=where,
-            text=f"{where} cannot be used: {reason_of(error)}.",
+            text=f"{where} cannot be used: {tf_errors.reason(error)}.",
         )
 
     def _mislabelled(self, index: int, label: int) -> Finding:
@@ -149,7 +149,7 @@ class _Graph:
     def __call__(self, text: bytes) -> Any:
         try:
             return self._graph(tf.constant(text))
-        except TENSORFLOW_ERRORS:
+        except tf_errors.ERRORS:
             # Fails again, and says why without the graph around it.
             return self._function(tf.constant(text))
 

@@ -4,7 +4,6 @@ Batches come in a fixed order however many threads there are.
 """
 
 import dataclasses
-import re
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
@@ -13,15 +12,11 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from hvd_imagenet import mixing
+from hvd_imagenet import mixing, tf_errors
 from hvd_imagenet.config import Config
 from hvd_imagenet.preprocessing import parse_example
 from hvd_imagenet.sources import Source
 from hvd_imagenet.tfrecords import CorruptRecordError
-
-# TensorFlow repeats bytes that it cannot parse in its error's text, and fails
-# to make text of them.
-TENSORFLOW_ERRORS = (tf.errors.OpError, UnicodeDecodeError)
 
 # (images, [n] int64; seeds of their augmentation, [n, 2] int64) of batch
 # number `number` of this rank.
@@ -197,8 +192,8 @@ class Pipeline:
                 tf.constant(index, tf.int64),
                 tf.constant(seed, tf.int64),
             )
-        except TENSORFLOW_ERRORS as error:
-            return f"{where} cannot be used: {reason_of(error)}."
+        except tf_errors.ERRORS as error:
+            return f"{where} cannot be used: {tf_errors.reason(error)}."
         return None
 
 
@@ -244,9 +239,11 @@ class Batches:
         start = time.perf_counter()
         try:
             batch = next(self._iterator)
-        except TENSORFLOW_ERRORS as error:
+        except tf_errors.ERRORS as error:
             raise (
-                pipeline.find_corrupt(number) or _passed(error) or error
+                pipeline.find_corrupt(number)
+                or tf_errors.passing(error)
+                or error
             ) from None
         self._wait_seconds += time.perf_counter() - start
         if pipeline.config.data.on_corrupt == "skip":
@@ -264,24 +261,3 @@ class Batches:
             name = source.where(int(index))
             logging.warning("skipped: %s", name)
             self.skipped.append(name)
-
-
-def _passed(error: Exception) -> CorruptRecordError | None:
-    """A failed read that did not fail again when it was looked for."""
-    said = re.search(
-        r"CorruptRecordError: (.+)\n", getattr(error, "message", "")
-    )
-    if said is None:
-        return None
-    return CorruptRecordError(
-        f"{said[1]} It can be read now; the same command resumes."
-    )
-
-
-def reason_of(error: tf.errors.OpError | UnicodeDecodeError) -> str:
-    """The operation's own words, without the graph around them."""
-    if isinstance(error, UnicodeDecodeError):
-        return "it is no tf.train.Example"
-    text = error.message.replace("\n", " ")
-    text = text.rpartition("}} ")[2] or text
-    return text.partition(" [Op:")[0].strip().rstrip(".")

@@ -36,6 +36,7 @@ _MODULES = {
     "totals": (1, "numpy tensorflow"),
     "wire": (1, "tensorflow"),
     "randaugment": (1.5, "tensorflow"),
+    "tf_errors": (1.5, "tensorflow"),
     #
     "distributed": (2, "horovod keras numpy tensorflow"),
     "ema": (2, "keras tensorflow"),
@@ -44,6 +45,7 @@ _MODULES = {
     "preprocessing": (2, "tensorflow"),
     "resnet": (2, "keras tensorflow"),
     "sources": (2, "PIL numpy"),
+    "inspection": (2.5, "PIL numpy tensorflow"),
     "pipeline": (2.5, "absl.logging numpy tensorflow"),
     "lamb": (2.5, "keras tensorflow"),
     "lars": (2.5, "keras tensorflow"),
@@ -51,7 +53,6 @@ _MODULES = {
     "splits": (2.5, ""),
     #
     "callbacks": (3, "keras"),
-    "inspection": (3, "PIL numpy tensorflow"),
     "dataset": (3, "numpy tensorflow"),
     "checkpoints": (3, "absl.logging keras numpy"),
     "runlog": (3, "tensorflow"),
