@@ -22,6 +22,7 @@ from hvd_imagenet.cluster import finding
 from hvd_imagenet.cluster.finding import Level
 from hvd_imagenet.config import Config
 from hvd_imagenet.diagnosis.options import DoctorOptions
+from hvd_imagenet.world import launched_rank
 
 _INTERRUPTED = 130  # As shells report a program that SIGINT ended.
 
@@ -47,18 +48,25 @@ def main(request: Request) -> int:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     from hvd_imagenet.diagnosis import examination
 
+    json_file = request.options.json_file
+    # The first one speaks for all.
+    if json_file not in (None, "-") and not launched_rank(os.environ):
+        try:
+            with open(json_file, "w", encoding="utf-8"):
+                pass
+        except OSError as error:
+            sys.stderr.write(
+                f"error: --json_file={json_file} cannot be written"
+                f" ({error.strerror}); choose another.\n"
+            )
+            return 1
     try:
         report, rank = examination.examine(
             request.config, request.flagfiles, request.options.timeout_seconds
         )
-        if rank:  # The first one speaks for all.
-            return 0
-        return _say(report.findings, report.measured, request.options.json_file)
-    except OSError as error:
-        sys.stderr.write(f"error: {error}; choose another --json_file.\n")
-        return 1
     except KeyboardInterrupt:
         return _INTERRUPTED
+    return _say(report.findings, report.measured, json_file) if not rank else 0
 
 
 def _say(findings, measured, json_file: str | None) -> int:

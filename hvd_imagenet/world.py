@@ -3,12 +3,9 @@
 import dataclasses
 from collections.abc import Mapping
 
-# Set for every worker by horovodrun (Gloo), Open MPI's and MPICH's mpirun.
-_LAUNCHER_VARIABLES = (
-    "HOROVOD_SIZE",
-    "OMPI_COMM_WORLD_SIZE",
-    "PMI_SIZE",
-)
+# Begin the variables that horovodrun (Gloo), Open MPI's and MPICH's mpirun set
+# for every worker.
+_LAUNCHER_PREFIXES = ("HOROVOD_", "OMPI_COMM_WORLD_", "PMI_")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -47,7 +44,16 @@ class World:
 
 def launched_size(environ: Mapping[str, str]) -> int | None:
     """Number of processes a launcher started, None without a launcher."""
-    for variable in _LAUNCHER_VARIABLES:
-        if variable in environ:
-            return int(environ[variable])
+    return _launched(environ, "SIZE")
+
+
+def launched_rank(environ: Mapping[str, str]) -> int | None:
+    """Rank that a launcher gave this process, None without a launcher."""
+    return _launched(environ, "RANK")
+
+
+def _launched(environ: Mapping[str, str], name: str) -> int | None:
+    for prefix in _LAUNCHER_PREFIXES:
+        if prefix + name in environ:
+            return int(environ[prefix + name])
     return None

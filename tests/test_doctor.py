@@ -458,13 +458,17 @@ def test_a_launcher_that_horovod_does_not_know_is_found():
     )
 
 
-def test_flags_are_checked_before_anything_starts():
-    finished = _doctor("--timeout_seconds=1")
-    assert finished.returncode == 1
-    assert (
-        "error: --timeout_seconds=1 must be at least 5 seconds."
-        in finished.stderr
-    )
+@pytest.mark.parametrize(
+    ("flag", "words"),
+    [
+        ("--timeout_seconds=1", "must be at least 5 seconds."),
+        ("--json_file=/nowhere/x", "cannot be written (No such file or"),
+    ],
+)
+def test_flags_are_checked_before_anything_starts(flag, words):
+    finished = _doctor(flag)
+    assert (finished.returncode, finished.stdout) == (1, "")
+    assert f"error: {flag} {words}" in finished.stderr
 
 
 def test_a_step_that_takes_too_long_ends_the_process():
