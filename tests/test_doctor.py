@@ -392,6 +392,7 @@ def _doctor(*flags, **variables):
     )
 
 
+@jobs.needs_own_name
 def test_one_process_examines_its_host(digits, tmp_path):
     finished = _doctor(
         *jobs.TINY,
@@ -431,6 +432,7 @@ def test_two_processes_average(tmp_path):
     assert said["hosts"][0]["slots"] == 2
 
 
+@jobs.needs_own_name
 def test_missing_data_fail_with_the_remedy():
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     finished = _doctor("--data_dir=/nowhere", "--json_file=-")
@@ -444,6 +446,7 @@ def test_missing_data_fail_with_the_remedy():
     assert said["hosts"][0]["host"] == socket.gethostname()
 
 
+@jobs.needs_own_name
 def test_a_launcher_that_horovod_does_not_know_is_found():
     """As mpirun is to a Horovod without MPI: every process is alone."""
     import horovod.tensorflow as hvd

@@ -453,6 +453,7 @@ def _over_ssh(server, *hosts):
     ]
 
 
+@jobs.needs_own_name
 def test_a_check_names_who_is_missing_and_starts_nothing(server, tmp_path):
     workdir = tmp_path / "run"
     finished = _launch(

@@ -277,6 +277,7 @@ def alike():
         "horovod": "0.28.1",
     }
     facts["gpus_free"] = [True] * 4
+    facts["own_name_resolves"] = True  # Where an image is built it does not.
     return {name: copy.deepcopy(facts) for name in _CLUSTER.names}
 
 
