@@ -43,11 +43,11 @@ class Inspector:
 
     def __init__(self, source: Source, config: Config):
         self._source = source
-        offset = config.data.label_offset
-        self.label_offset = offset if source.holds_examples else None
+        features = source.features
+        self.label_offset = features and features.label_offset
         self._classes = config.model.num_classes
         preprocessing = make_preprocessing(config.data, config.model.image_size)
-        self._parse = _Graph(lambda record: parse_example(record, offset))
+        self._parse = _Graph(lambda record: parse_example(record, features))
         self._shape = _Graph(
             lambda encoded: tf.shape(preprocessing.whole_image(encoded))
         )

@@ -52,7 +52,7 @@ class Pipeline:
         order: images and seeds of a batch by its number.
         prepare_image: (encoded image, seed) to a uint8 image.
         image_size: side of the image in pixels.
-        config: classes, label offset and what to do about corrupt records.
+        config: classes and what to do about corrupt records.
         draw: how a batch is to be mixed, by its number; None if it is not.
     """
 
@@ -71,8 +71,8 @@ class Pipeline:
         seed: tf.Tensor,
     ) -> Batch:
         """One record to one image; raises inside the graph what is wrong."""
-        if self.source.holds_examples:
-            record, label = parse_example(record, self.config.data.label_offset)
+        if self.source.features is not None:
+            record, label = parse_example(record, self.source.features)
         known = (0 <= label) & (label < self.config.model.num_classes)
         with tf.control_dependencies([tf.debugging.Assert(known, [label])]):
             image = self.prepare_image(record, seed)
@@ -176,9 +176,10 @@ class Pipeline:
         except CorruptRecordError as error:
             return str(error)
         try:
-            if self.source.holds_examples:
-                offset = self.config.data.label_offset
-                label = int(parse_example(record, offset)[1])
+            features = self.source.features
+            if features is not None:
+                offset = features.label_offset
+                label = int(parse_example(record, features)[1])
                 classes = self.config.model.num_classes
                 if not 0 <= label < classes:
                     return (

@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from hvd_imagenet import imagenet
 from hvd_imagenet.config import DataConfig
+from hvd_imagenet.examples import ExampleFeatures
 from hvd_imagenet.randaugment import RandAugment
 
 _CROP_TRIES = 10
@@ -202,27 +203,26 @@ def random_window(
 
 
 def parse_example(
-    serialized: tf.Tensor, label_offset: int
+    serialized: tf.Tensor, features: ExampleFeatures
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Image and label of a record as the ImageNet builder scripts write it.
+    """Image and label of a record.
 
     Args:
-        serialized: [] string, a tf.train.Example with `image/encoded` and
-            `image/class/label`.
-        label_offset: number stored for the first class.
+        serialized: [] string, a tf.train.Example.
+        features: how it holds image and label.
 
     Returns:
         (encoded image, [] string; label from 0, [] int32).
     """
-    features = tf.io.parse_single_example(
+    parsed = tf.io.parse_single_example(
         serialized,
         {
-            "image/encoded": tf.io.FixedLenFeature([], tf.string),
-            "image/class/label": tf.io.FixedLenFeature([], tf.int64),
+            features.image: tf.io.FixedLenFeature([], tf.string),
+            features.label: tf.io.FixedLenFeature([], tf.int64),
         },
     )
-    label = features["image/class/label"] - label_offset
-    return features["image/encoded"], tf.cast(label, tf.int32)
+    label = parsed[features.label] - features.label_offset
+    return parsed[features.image], tf.cast(label, tf.int32)
 
 
 def normalise(images: tf.Tensor) -> tf.Tensor:

@@ -12,7 +12,8 @@ from typing import Protocol
 import numpy as np
 from PIL import Image
 
-from hvd_imagenet import tfrecords
+from hvd_imagenet import examples, tfrecords
+from hvd_imagenet.examples import ExampleFeatures
 from hvd_imagenet.tfrecords import CorruptRecordError
 
 _IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png")
@@ -22,11 +23,11 @@ class Source(Protocol):
     """A split of a data set.
 
     Attributes:
-        holds_examples: whether `read` gives serialized tf.train.Example
-            messages, whose label is inside, or else encoded images.
+        features: where image and label are in the serialized tf.train.Example
+            messages that `read` gives; None if it gives encoded images.
     """
 
-    holds_examples: bool
+    features: ExampleFeatures | None
 
     def __len__(self) -> int: ...
 
@@ -44,18 +45,24 @@ class Source(Protocol):
 class TFRecordSource:
     """ImageNet-format TFRecord shards, read at random."""
 
-    holds_examples = True
-
-    def __init__(self, paths: Sequence[str], cache_paths: Sequence[str] = ()):
+    def __init__(
+        self,
+        paths: Sequence[str],
+        cache_paths: Sequence[str] = (),
+        *,
+        label_offset: int,
+    ):
         """Opens the shards.
 
         Args:
             paths: the shards of a split.
             cache_paths: where to keep their index, the first preferred.
+            label_offset: number that is stored for the first class.
 
         Raises:
             ValueError: a shard is damaged, or all are empty.
         """
+        self.features = examples.imagenet(label_offset)
         index = tfrecords.load_or_build_index(paths, cache_paths)
         self._reader = tfrecords.RecordReader(paths, index)
 
@@ -74,7 +81,7 @@ class TFRecordSource:
 class FolderSource:
     """Images in a folder per class; labels number the sorted folders."""
 
-    holds_examples = False
+    features = None
 
     def __init__(self, folder: str, classes: Sequence[str]):
         """Lists the images.
@@ -132,7 +139,7 @@ class SyntheticSource:
     costs nothing and decoding what real images of that size cost.
     """
 
-    holds_examples = False
+    features = None
     _POOL = 512
     _CELLS = 8
 

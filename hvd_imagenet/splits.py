@@ -41,7 +41,7 @@ def open_split(config: Config, split: str) -> Source:
     if data_format == "auto":
         data_format = _detect_format(data_dir)
     if data_format == "tfrecord":
-        source = _open_tfrecords(data_dir, split, config.run.workdir)
+        source = _open_tfrecords(config, split)
     else:
         source = _open_folder(data_dir, split, config.model.num_classes)
     if not len(source):
@@ -111,9 +111,8 @@ def _shards(data_dir: str, split: str) -> list[str]:
     return []
 
 
-def _open_tfrecords(
-    data_dir: str, split: str, workdir: str | None
-) -> TFRecordSource:
+def _open_tfrecords(config: Config, split: str) -> TFRecordSource:
+    data_dir, workdir = config.data.data_dir, config.run.workdir
     paths = _shards(data_dir, split)
     if not paths:
         names = imagenet.SPLIT_NAMES[split]
@@ -125,7 +124,9 @@ def _open_tfrecords(
     cache_paths = [os.path.join(data_dir, f".{split}.index.npz")]
     if workdir is not None:
         cache_paths.append(os.path.join(workdir, "index", f"{split}.npz"))
-    return TFRecordSource(paths, cache_paths)
+    return TFRecordSource(
+        paths, cache_paths, label_offset=config.data.label_offset
+    )
 
 
 def _split_folder(data_dir: str, split: str) -> str | None:

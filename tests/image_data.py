@@ -47,23 +47,27 @@ def encode(
     return buffer.getvalue()
 
 
-def example(encoded: bytes, label: int) -> bytes:
-    """A record as the ImageNet builder scripts write it.
+def example(
+    encoded: bytes,
+    number: int,
+    *,
+    image: str = "image/encoded",
+    label: str = "image/class/label",
+) -> bytes:
+    """A record, by default as the ImageNet builder scripts write it.
 
     Args:
         encoded: an image file.
-        label: as it is stored; the scripts count from 1.
+        number: class as it is stored; the scripts count from 1.
+        image: name of the feature that holds the image.
+        label: name of the feature that holds the class.
     """
     features = {
-        "image/encoded": tf.train.Feature(
-            bytes_list=tf.train.BytesList(value=[encoded])
-        ),
+        image: tf.train.Feature(bytes_list=tf.train.BytesList(value=[encoded])),
         "image/format": tf.train.Feature(
             bytes_list=tf.train.BytesList(value=[b"JPEG"])
         ),
-        "image/class/label": tf.train.Feature(
-            int64_list=tf.train.Int64List(value=[label])
-        ),
+        label: tf.train.Feature(int64_list=tf.train.Int64List(value=[number])),
     }
     return tf.train.Example(
         features=tf.train.Features(feature=features)

@@ -559,7 +559,7 @@ def test_labels_may_count_from_zero(data_dir):
 class _SlowSource:
     """Images that take their time to be read."""
 
-    holds_examples = False
+    features = None
     seconds = 0.05
 
     def __len__(self):

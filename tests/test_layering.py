@@ -27,6 +27,7 @@ _MODULES = {
     "devices": (1, ""),
     "data_report": (1, "numpy"),
     "flags": (1, "absl.flags"),
+    "examples": (1, ""),
     "losses": (1, "tensorflow"),
     "image_ops": (1, "tensorflow"),
     "normalization": (1, "keras tensorflow"),

@@ -9,8 +9,9 @@ from PIL import Image
 from sklearn import datasets
 
 import image_data
-from hvd_imagenet import imagenet, preprocessing
+from hvd_imagenet import examples, imagenet, preprocessing
 from hvd_imagenet.config import DataConfig
+from hvd_imagenet.examples import ExampleFeatures
 
 _DATA = DataConfig()
 # The window is all of a square image.
@@ -546,7 +547,9 @@ def test_normalise_makes_the_mean_zero_and_the_deviation_one():
 )
 def test_an_example_gives_its_image_and_label(offset, stored, label):
     record = image_data.example(b"bytes of an image", stored)
-    encoded, parsed = preprocessing.parse_example(record, offset)
+    encoded, parsed = preprocessing.parse_example(
+        record, examples.imagenet(offset)
+    )
     assert encoded.numpy() == b"bytes of an image"
     assert parsed.dtype == tf.int32
     assert parsed.shape == ()
@@ -556,4 +559,15 @@ def test_an_example_gives_its_image_and_label(offset, stored, label):
 def test_a_record_that_is_no_example_is_an_error():
     for record in (b"", b"no example"):
         with pytest.raises(tf.errors.InvalidArgumentError):
-            preprocessing.parse_example(record, 1)
+            preprocessing.parse_example(record, examples.imagenet(1))
+
+
+def test_an_example_is_read_by_the_names_of_its_data_set():
+    record = image_data.example(b"image", 7, image="image", label="label")
+    features = ExampleFeatures(image="image", label="label", label_offset=0)
+    encoded, label = preprocessing.parse_example(record, features)
+    assert (encoded.numpy(), int(label)) == (b"image", 7)
+    with pytest.raises(
+        tf.errors.InvalidArgumentError, match="image/class/label"
+    ):
+        preprocessing.parse_example(record, examples.imagenet(0))

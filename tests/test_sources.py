@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 import image_data
-from hvd_imagenet import imagenet, splits
+from hvd_imagenet import examples, imagenet, splits
 from hvd_imagenet.config import Config, DataConfig, ModelConfig, RunConfig
 from hvd_imagenet.tfrecords import CorruptRecordError
 
@@ -96,7 +96,7 @@ def test_tfrecords_are_the_records_of_all_shards(
     expected = [
         (record, -1) for shard in _records(split, counts) for record in shard
     ]
-    assert source.holds_examples
+    assert source.features == examples.imagenet(1)
     assert len(source) == sum(counts)
     assert _content(source) == expected
 
@@ -158,7 +158,7 @@ def test_a_folder_gives_images_by_sorted_class(
         ("validation", validation, 2),
     ):
         source = _open(directory, split, data_format=data_format)
-        assert not source.holds_examples
+        assert source.features is None
         assert _content(source) == [
             (f"{folder} {name} {number}".encode(), label)
             for label, name in enumerate(_SORTED)
@@ -217,8 +217,8 @@ def test_an_image_that_cannot_be_read_is_named(folder):
 
 def test_auto_prefers_shards_to_a_folder(folder):
     image_data.write_shards(folder, "train", [[b"one"]])
-    assert _open(folder).holds_examples
-    assert not _open(folder, data_format="folder").holds_examples
+    assert _open(folder).features is not None
+    assert _open(folder, data_format="folder").features is None
 
 
 def test_no_data_dir_is_refused():
@@ -378,7 +378,7 @@ def test_synthetic_takes_the_counts_asked_for():
 
 def test_synthetic_is_the_same_every_time():
     first, second = (_synthetic(train_images=20) for _ in range(2))
-    assert not first.holds_examples
+    assert first.features is None
     assert _content(first) == _content(second)
     assert len({image for image, _ in _content(first)}) == 20
 
