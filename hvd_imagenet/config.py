@@ -80,15 +80,35 @@ class DataConfig(Checked):
 
     data_dir: str | None = site(
         None,
-        "Directory of ImageNet-format TFRecords (train-*-of-*,"
-        " validation-*-of-*) or of an image folder (train/CLASS/*,"
-        " val/CLASS/*).",
+        "Directory of the images, laid out as data_format says.",
     )
     data_format: str = site(
         "auto",
-        "How data_dir is laid out; auto looks. synthetic makes images of its"
-        " own and needs no data_dir.",
-        choices=("auto", "tfrecord", "folder", "synthetic"),
+        "How data_dir is laid out; auto looks. tfrecord: train-*-of-* and"
+        " validation-*-of-* (or val-*-of-*), ImageNet-format TFRecords. folder:"
+        " train/CLASS/* and val/CLASS/* (or validation/), JPEG or PNG files."
+        " tfds: NAME/VERSION/* or NAME/CONFIG/VERSION/*, which TensorFlow"
+        " Datasets has prepared as tfds_name in files of its formats tfrecord"
+        " or array_record. synthetic makes images of its own and needs no"
+        " data_dir.",
+        choices=("auto", "tfrecord", "folder", "tfds", "synthetic"),
+    )
+    tfds_name: str = site(
+        "imagenet2012",
+        "Data set of data_format=tfds, as TensorFlow Datasets writes it: NAME,"
+        " NAME:VERSION, NAME/CONFIG or NAME/CONFIG:VERSION. Without a version"
+        " the newest that is prepared in data_dir. Its examples must have one"
+        " image and one class label.",
+    )
+    tfds_train_split: str = site(
+        "train",
+        "Training images of data_format=tfds: a split or a part of one, such as"
+        " train[:95%].",
+    )
+    tfds_validation_split: str | None = site(
+        None,
+        "As tfds_train_split, for validation. Default: the split validation, or"
+        " test where there is none.",
     )
     train_images: int | None = site(
         None,

@@ -258,6 +258,10 @@ def _environment(job: Job) -> dict[str, Any]:
     return {
         "world": dataclasses.asdict(job.processes.world),
         "threads_per_process": job.threads,
+        "data": {
+            "train": job.train_source.description,
+            "validation": job.validation_source.description,
+        },
         "variables": environment.describe(os.environ),
     }
 

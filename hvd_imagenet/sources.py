@@ -25,9 +25,11 @@ class Source(Protocol):
     Attributes:
         features: where image and label are in the serialized tf.train.Example
             messages that `read` gives; None if it gives encoded images.
+        description: what the images and labels are taken from, for people.
     """
 
     features: ExampleFeatures | None
+    description: str
 
     def __len__(self) -> int: ...
 
@@ -63,6 +65,7 @@ class TFRecordSource:
             ValueError: a shard is damaged, or all are empty.
         """
         self.features = examples.imagenet(label_offset)
+        self.description = f"{len(paths)} TFRecord files"
         index = tfrecords.load_or_build_index(paths, cache_paths)
         self._reader = tfrecords.RecordReader(paths, index)
 
@@ -113,6 +116,7 @@ class FolderSource:
             self._paths.extend(os.path.join(inside, file) for file in files)
             labels.extend([label_by_class[name]] * len(files))
         self._labels = np.array(labels, np.int32)
+        self.description = f"image files, {len(classes)} class folders"
 
     def __len__(self) -> int:
         return len(self._paths)
@@ -140,6 +144,7 @@ class SyntheticSource:
     """
 
     features = None
+    description = "synthetic images"
     _POOL = 512
     _CELLS = 8
 
@@ -174,6 +179,14 @@ class SyntheticSource:
     def where(self, index: int) -> str:
         """Number of the image."""
         return f"synthetic image {index}"
+
+
+def index_paths(directory: str, workdir: str | None, split: str) -> list[str]:
+    """Where the index of a split's TFRecords may be kept, best first."""
+    paths = [os.path.join(directory, f".{split}.index.npz")]
+    if workdir is not None:
+        paths.append(os.path.join(workdir, "index", f"{split}.npz"))
+    return paths
 
 
 def class_folders(folder: str) -> list[str]:

@@ -12,6 +12,7 @@ from hvd_imagenet.sources import (
     SyntheticSource,
     TFRecordSource,
     class_folders,
+    index_paths,
 )
 
 _SHARD_NAME = re.compile(r"-(?P<number>\d+)-of-(?P<total>\d+)$")
@@ -36,12 +37,15 @@ def open_split(config: Config, split: str) -> Source:
     if not os.path.isdir(data_dir):
         raise ValueError(
             f"--data_dir={data_dir} is not a directory; name one with"
-            " ImageNet-format TFRecords or an image folder."
+            " ImageNet-format TFRecords or an image folder, or one of"
+            " TensorFlow Datasets."
         )
     if data_format == "auto":
-        data_format = _detect_format(data_dir)
+        data_format = _detect_format(data_dir, config.data.tfds_name)
     if data_format == "tfrecord":
         source = _open_tfrecords(config, split)
+    elif data_format == "tfds":
+        source = _open_tfds(config, split)
     else:
         source = _open_folder(data_dir, split, config.model.num_classes)
     if not len(source):
@@ -58,14 +62,18 @@ def open_split(config: Config, split: str) -> Source:
     return source
 
 
-def _detect_format(data_dir: str) -> str:
+def _detect_format(data_dir: str, tfds_name: str) -> str:
     if _shards(data_dir, "train"):
         return "tfrecord"
     if _split_folder(data_dir, "train"):
         return "folder"
+    tfds_folder = re.split("[/:]", tfds_name)[0]
+    if os.path.isdir(os.path.join(data_dir, tfds_folder)):
+        return "tfds"
     raise ValueError(
         f"--data_dir={data_dir} has neither TFRecords named train-*-of-* nor a"
-        " folder train/; name the directory that holds them."
+        f" folder train/, nor {tfds_folder}/ of TensorFlow Datasets"
+        " (--tfds_name); name the directory that holds them."
     )
 
 
@@ -112,7 +120,7 @@ def _shards(data_dir: str, split: str) -> list[str]:
 
 
 def _open_tfrecords(config: Config, split: str) -> TFRecordSource:
-    data_dir, workdir = config.data.data_dir, config.run.workdir
+    data_dir = config.data.data_dir
     paths = _shards(data_dir, split)
     if not paths:
         names = imagenet.SPLIT_NAMES[split]
@@ -121,12 +129,18 @@ def _open_tfrecords(config: Config, split: str) -> TFRecordSource:
             f" {' or '.join(f'{name}-*-of-*' for name in names)}, the {split}"
             " split; name the directory that holds them."
         )
-    cache_paths = [os.path.join(data_dir, f".{split}.index.npz")]
-    if workdir is not None:
-        cache_paths.append(os.path.join(workdir, "index", f"{split}.npz"))
     return TFRecordSource(
-        paths, cache_paths, label_offset=config.data.label_offset
+        paths,
+        index_paths(data_dir, config.run.workdir, split),
+        label_offset=config.data.label_offset,
     )
+
+
+def _open_tfds(config: Config, split: str) -> Source:
+    # TensorFlow Datasets takes a quarter of a second to import.
+    from hvd_imagenet import tfds_source
+
+    return tfds_source.open_split(config, split)
 
 
 def _split_folder(data_dir: str, split: str) -> str | None:

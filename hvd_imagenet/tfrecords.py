@@ -73,7 +73,7 @@ class RecordReader:
         Raises:
             ValueError: the process may not open that many files.
         """
-        _allow_open_files(len(paths))
+        allow_open_files(len(paths))
         self._paths = list(paths)
         self._index = index
         self._descriptors = []
@@ -261,7 +261,7 @@ def _save(cache_path: str, signature: str, index: RecordIndex) -> bool:
     return True
 
 
-def _allow_open_files(count: int) -> None:
+def allow_open_files(count: int) -> None:
     """Raises the soft limit on open files when `count` more need it."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     # What TensorFlow, Horovod and TensorBoard files need beside ours.

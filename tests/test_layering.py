@@ -51,6 +51,8 @@ _MODULES = {
     "lamb": (2.5, "keras tensorflow"),
     "lars": (2.5, "keras tensorflow"),
     "rmsprop_warmup": (2.5, "keras tensorflow"),
+    "arrayrecords": (2, "array_record"),
+    "tfds_source": (2.25, "numpy tensorflow_datasets"),
     "splits": (2.5, ""),
     #
     "callbacks": (3, "keras"),

@@ -1,0 +1,231 @@
+"""Data sets that TensorFlow Datasets (TFDS) has prepared.
+
+    DATA/imagenet2012/5.1.0/dataset_info.json, features.json, ...
+    DATA/imagenet2012/5.1.0/imagenet2012-train.tfrecord-00000-of-01024
+    DATA/NAME/CONFIG/VERSION/...
+
+DATA is `--data_dir`, what TFDS calls its data directory. Any data set with one
+image and one class label per example can be read, from files of its formats
+tfrecord and array_record. TFDS itself reads what it wrote about the data, which
+takes neither TensorFlow nor the code that made the data set; nothing is ever
+downloaded or prepared here.
+"""
+
+import glob
+import os
+import re
+
+import numpy as np
+import tensorflow_datasets as tfds
+from tensorflow_datasets.core import read_only_builder
+
+from hvd_imagenet import tfrecords
+from hvd_imagenet.arrayrecords import ArrayRecordReader
+from hvd_imagenet.config import Config
+from hvd_imagenet.examples import ExampleFeatures
+from hvd_imagenet.sources import index_paths
+
+_IMAGENET = "imagenet2012"
+
+
+class TfdsSource:
+    """A split of a prepared data set, or a part of one."""
+
+    def __init__(
+        self,
+        reader: tfrecords.RecordReader | ArrayRecordReader,
+        records: np.ndarray,
+        features: ExampleFeatures,
+        description: str,
+    ):
+        """Takes the records of files that are open.
+
+        Args:
+            reader: the records of the files.
+            records: [images] int64, which of them, in order.
+            features: where image and label are in them.
+            description: what they are, for people.
+        """
+        self._reader = reader
+        self._records = records
+        self.features = features
+        self.description = description
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def read(self, index: int) -> tuple[bytes, int]:
+        """(serialized tf.train.Example, -1)."""
+        return self._reader.read(int(self._records[index])), -1
+
+    def where(self, index: int) -> str:
+        """File and number of the record."""
+        return self._reader.where(int(self._records[index]))
+
+
+def open_split(config: Config, split: str) -> TfdsSource:
+    """Opens the "train" or "validation" split of `--tfds_name`.
+
+    Raises:
+        ValueError: it is not prepared in `--data_dir`, is no image
+            classification, of another number of classes, or incomplete.
+    """
+    builder = _builder(config)
+    info = builder.info
+    image, label = _image_and_label(info)
+    classes = info.features[label].num_classes
+    if classes != config.model.num_classes:
+        raise ValueError(
+            f"{info.full_name} has {classes} classes, but"
+            f" --num_classes={config.model.num_classes}; set"
+            f" --num_classes={classes} or choose another --tfds_name."
+        )
+    name = _split_name(config, info, split)
+    instructions = _file_instructions(info, split, name)
+    # A part of a split may take several ranges of one file.
+    lengths = {each.filename: each.examples_in_shard for each in instructions}
+    paths = list(lengths)
+    missing = [path for path in paths if not os.path.isfile(path)]
+    if missing:
+        raise ValueError(
+            f"{missing[0]} is not there, nor are {len(missing) - 1} others of"
+            f" the {len(paths)} files of {info.full_name}, split {name}; copy"
+            " them, or prepare the data set again."
+        )
+    cache_paths = index_paths(
+        os.fspath(builder.data_dir), config.run.workdir, split
+    )
+    reader, counts = _open_files(info, paths, cache_paths)
+    for path, count in zip(paths, counts, strict=True):
+        if count != lengths[path]:
+            raise ValueError(
+                f"{path} has {count} records, but the dataset_info.json beside"
+                f" it says {lengths[path]}; copy both again from one place."
+            )
+    firsts = dict(zip(paths, np.cumsum([0, *counts]), strict=False))
+    ranges = [
+        firsts[each.filename] + np.arange(each.skip, each.skip + each.take)
+        for each in instructions
+    ]
+    return TfdsSource(
+        reader,
+        np.concatenate(ranges),
+        ExampleFeatures(image=image, label=label, label_offset=0),
+        f"TFDS {info.full_name}, split {name}, {info.file_format.value} files",
+    )
+
+
+def _builder(config: Config) -> tfds.core.DatasetBuilder:
+    data_dir, name = config.data.data_dir, config.data.tfds_name
+    try:
+        return read_only_builder.builder_from_files(name, data_dir=data_dir)
+    except tfds.core.DatasetNotFoundError:
+        pass
+    except Exception as error:  # Damaged files raise errors of any kind.
+        words = " ".join(str(error).split()).partition(". ")[0].rstrip(".:")
+        raise ValueError(
+            f"--tfds_name={name} cannot be read in --data_dir={data_dir}:"
+            f" {words}; write NAME, NAME:VERSION or NAME/CONFIG:VERSION, or"
+            " prepare the data set again."
+        ) from error
+    plain = re.split("[/:]", name)[0]
+    found = ", ".join(_prepared(data_dir, plain)) or "no other version of it"
+    command = f"tfds build {name} --data_dir={data_dir}"
+    if plain == _IMAGENET:
+        command = f"tools/prepare_imagenet --manual_dir=TARS {data_dir}"
+    raise ValueError(
+        f"--tfds_name={name} is not prepared in --data_dir={data_dir} (which"
+        f" has {found}); prepare it with `{command}`, or name the directory"
+        " that has it."
+    )
+
+
+def _prepared(data_dir: str, name: str) -> list[str]:
+    """Names of what is prepared of a data set, as `--tfds_name` takes them."""
+    found = []
+    for depth in ("*", os.path.join("*", "*")):
+        pattern = os.path.join(glob.escape(data_dir), name, depth)
+        for path in glob.glob(os.path.join(pattern, "features.json")):
+            folder = os.path.relpath(os.path.dirname(path), data_dir)
+            found.append(":".join(folder.rsplit(os.sep, 1)))
+    return sorted(found)
+
+
+def _image_and_label(info: tfds.core.DatasetInfo) -> tuple[str, str]:
+    """Names of the two features, those of TFDS's supervised keys preferred."""
+    kinds = (tfds.features.Image, tfds.features.ClassLabel)
+    features = info.features
+    if isinstance(features, tfds.features.FeaturesDict):
+        keys = info.supervised_keys
+        if keys is not None and all(
+            isinstance(features.get(key), kind)
+            for key, kind in zip(keys, kinds, strict=False)
+        ):
+            return keys[:2]
+        found = [
+            [name for name, each in features.items() if isinstance(each, kind)]
+            for kind in kinds
+        ]
+        if [len(names) for names in found] == [1, 1]:
+            return found[0][0], found[1][0]
+    raise ValueError(
+        f"{info.full_name} does not have one image and one class label per"
+        " example; choose an image classification data set by --tfds_name."
+    )
+
+
+def _split_name(config: Config, info: tfds.core.DatasetInfo, split: str) -> str:
+    if split == "train":
+        return config.data.tfds_train_split
+    if config.data.tfds_validation_split is not None:
+        return config.data.tfds_validation_split
+    for name in ("validation", "test"):
+        if name in info.splits:
+            return name
+    raise ValueError(
+        f"{info.full_name} has neither a split validation nor one named test;"
+        " hold part of the images out, such as by"
+        " --tfds_train_split=train[:95%] --tfds_validation_split=train[95%:]."
+    )
+
+
+def _file_instructions(
+    info: tfds.core.DatasetInfo, split: str, name: str
+) -> list[tfds.core.utils.shard_utils.FileInstruction]:
+    try:
+        instructions = info.splits[name].file_instructions
+    except (AssertionError, KeyError, TypeError, ValueError) as error:
+        known = ", ".join(
+            f"{each.name} ({each.num_examples} images)"
+            for each in info.splits.values()
+        )
+        raise ValueError(
+            f"--tfds_{split}_split={name} is no split of {info.full_name} or"
+            f" part of one; it has {known}, and parts are written as"
+            " train[:95%] or train[1000:]."
+        ) from error
+    if not instructions:
+        raise ValueError(
+            f"--tfds_{split}_split={name} of {info.full_name} has no images;"
+            " choose a larger part."
+        )
+    return instructions
+
+
+def _open_files(
+    info: tfds.core.DatasetInfo, paths: list[str], cache_paths: list[str]
+) -> tuple[tfrecords.RecordReader | ArrayRecordReader, list[int]]:
+    """(reader, records of every file)."""
+    file_format = info.file_format.value
+    if file_format == "array_record":
+        reader = ArrayRecordReader(paths)
+        return reader, reader.counts
+    if file_format == "tfrecord":
+        index = tfrecords.load_or_build_index(paths, cache_paths)
+        counts = np.bincount(index.files, minlength=len(paths)).tolist()
+        return tfrecords.RecordReader(paths, index), counts
+    raise ValueError(
+        f"{info.full_name} is prepared in files of format {file_format}, which"
+        " cannot be read here; prepare it as tfrecord or array_record"
+        " (`tfds build --file_format`)."
+    )
