@@ -154,8 +154,8 @@ def _prepared(data_dir: str, name: str) -> list[str]:
 def _image_and_label(info: tfds.core.DatasetInfo) -> tuple[str, str]:
     """Names of the two features, those of TFDS's supervised keys preferred."""
     kinds = (tfds.features.Image, tfds.features.ClassLabel)
-    features = info.features
-    if isinstance(features, tfds.features.FeaturesDict):
+    if isinstance(info.features, tfds.features.FeaturesDict):
+        features = dict(info.features)
         keys = info.supervised_keys
         if keys is not None and all(
             isinstance(features.get(key), kind)
