@@ -125,10 +125,12 @@ class DataConfig(Checked):
         unit="images",
         minimum=1,
     )
-    label_offset: int = site(
-        1,
+    label_offset: int | None = site(
+        None,
         "What TFRecords store for the first class in image/class/label. The"
-        " well-known builder scripts count from 1.",
+        " well-known builder scripts count from 1, others from 0. Default: as a"
+        " sample of the records proves; where it does not, the run is refused"
+        " and asks for this flag.",
         minimum=0,
         maximum=1,
     )

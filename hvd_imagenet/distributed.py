@@ -9,7 +9,7 @@ import collections
 import math
 import os
 import socket
-from collections.abc import Callable, MutableMapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from typing import Any
 
 import keras
@@ -60,6 +60,21 @@ class Processes:
 
     def barrier(self) -> None:
         """Returns when all ranks have called it."""
+
+    def require_same(self, facts: Mapping[str, Any]) -> None:
+        """Ranks with other flags or other data would wait for each other.
+
+        Raises:
+            ValueError: a fact is another one on rank 0.
+        """
+        first = self.broadcast_object(dict(facts))
+        for name, value in facts.items():
+            if value != first[name]:
+                raise ValueError(
+                    f"{name} is {value} on rank {self.world.rank}"
+                    f" ({socket.gethostname()}) and {first[name]} on rank 0;"
+                    " give all hosts the same flags and data."
+                )
 
 
 class HorovodProcesses(Processes):

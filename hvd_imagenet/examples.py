@@ -10,15 +10,16 @@ class ExampleFeatures:
     Attributes:
         image: name of the encoded image, one byte string.
         label: name of the class number, one integer.
-        label_offset: number that is stored for the first class.
+        label_offset: number that is stored for the first class; None while it
+            is not known (`label_offset.py`).
     """
 
     image: str
     label: str
-    label_offset: int
+    label_offset: int | None
 
 
-def imagenet(label_offset: int) -> ExampleFeatures:
+def imagenet(label_offset: int | None) -> ExampleFeatures:
     """As the well-known builder scripts of ImageNet write them."""
     return ExampleFeatures(
         image="image/encoded",

@@ -2,7 +2,6 @@
 
 import dataclasses
 import os
-import socket
 import sys
 from typing import Any
 
@@ -15,6 +14,7 @@ from hvd_imagenet import (
     devices,
     distributed,
     environment,
+    label_offset,
     monitors,
     resnet,
     runlog,
@@ -75,19 +75,22 @@ def prepare(config: Config) -> Job:
     validation_source = splits.open_split(config, "validation")
     if world.local_rank == 0:
         processes.barrier()
+    first_label = label_offset.settle(
+        (train_source, validation_source), config.model.num_classes
+    )
     plan = make_plan(
         config,
         world_size=world.size,
         train_images=len(train_source),
         validation_images=len(validation_source),
     )
-    _require_same_everywhere(
-        processes,
+    processes.require_same(
         {
             **config.recipe(),
             "train_images": plan.train_images,
             "validation_images": plan.validation_images,
-        },
+            "label_offset": first_label,
+        }
     )
     return Job(
         config=config,
@@ -178,6 +181,8 @@ def run(
     run_log.begin(plan, _environment(job), first_step)
     try:
         run_log.line(_headline(config, plan, first_step))
+        for split, description in _descriptions(job).items():
+            run_log.line(f"{split}: {description}")
         trainer.fit(
             plan,
             batches,
@@ -240,29 +245,19 @@ def _evaluate(job: Job, trainer: Trainer) -> dict[str, Any]:
     return result
 
 
-def _require_same_everywhere(
-    processes: Processes, facts: dict[str, Any]
-) -> None:
-    """Ranks with other flags or other data would wait for each other."""
-    first = processes.broadcast_object(facts)
-    for name, value in facts.items():
-        if value != first[name]:
-            raise ValueError(
-                f"{name} is {value} on rank {processes.world.rank}"
-                f" ({socket.gethostname()}) and {first[name]} on rank 0; give"
-                " all hosts the same flags and data."
-            )
-
-
 def _environment(job: Job) -> dict[str, Any]:
     return {
         "world": dataclasses.asdict(job.processes.world),
         "threads_per_process": job.threads,
-        "data": {
-            "train": job.train_source.description,
-            "validation": job.validation_source.description,
-        },
+        "data": _descriptions(job),
         "variables": environment.describe(os.environ),
+    }
+
+
+def _descriptions(job: Job) -> dict[str, str]:
+    return {
+        "train": job.train_source.description,
+        "validation": job.validation_source.description,
     }
 
 

@@ -52,22 +52,31 @@ class TFRecordSource:
         paths: Sequence[str],
         cache_paths: Sequence[str] = (),
         *,
-        label_offset: int,
+        label_offset: int | None,
     ):
         """Opens the shards.
 
         Args:
             paths: the shards of a split.
             cache_paths: where to keep their index, the first preferred.
-            label_offset: number that is stored for the first class.
+            label_offset: number that is stored for the first class; None if
+                it is still to be detected.
 
         Raises:
             ValueError: a shard is damaged, or all are empty.
         """
         self.features = examples.imagenet(label_offset)
-        self.description = f"{len(paths)} TFRecord files"
+        noun = "file" if len(paths) == 1 else "files"
+        self.description = f"{len(paths)} TFRecord {noun}"
+        if label_offset is not None:
+            self.count_labels_from(label_offset, "--label_offset")
         index = tfrecords.load_or_build_index(paths, cache_paths)
         self._reader = tfrecords.RecordReader(paths, index)
+
+    def count_labels_from(self, label_offset: int, reason: str) -> None:
+        """Takes the number of the first class, and why it is that."""
+        self.features = examples.imagenet(label_offset)
+        self.description += f", labels from {label_offset} ({reason})"
 
     def __len__(self) -> int:
         return len(self._reader)

@@ -68,8 +68,14 @@ class Check:
         """Looks at both splits, until Ctrl-C."""
         try:
             # The smaller one first, as it is kept to compare the other with.
-            for split in ("validation", "train"):
-                self._look_at(split)
+            sources = {
+                split: source
+                for split in ("validation", "train")
+                if (source := self._open(split)) is not None
+            }
+            self._settle_labels(list(sources.values()))
+            for split, source in sources.items():
+                self._look_at(split, source)
         except KeyboardInterrupt:
             self.is_interrupted = True
 
@@ -96,19 +102,32 @@ class Check:
         }
         return json.dumps(facts, indent=1) + "\n"
 
-    def _look_at(self, split: str) -> None:
-        # TensorFlow takes seconds to start: not for --help.
-        from hvd_imagenet import inspection
-
+    def _open(self, split: str) -> Source | None:
         try:
-            source = splits.open_split(self._config, split)
+            return splits.open_split(self._config, split)
         except ValueError as error:
             if str(error) not in self.errors:
                 self.errors.append(str(error))
-            return
         except OSError as error:
             self.errors.append(f"{error.filename}: {error.strerror}.")
-            return
+        return None
+
+    def _settle_labels(self, sources: list[Source]) -> None:
+        # TensorFlow takes seconds to start: not for --help.
+        from hvd_imagenet import label_offset
+
+        try:
+            if sources:
+                label_offset.settle(sources, self._config.model.num_classes)
+        except ValueError as error:
+            self.errors.append(str(error))
+            # The rest of what is wrong is worth to know.
+            for source in sources:
+                source.count_labels_from(1, "assumed")
+
+    def _look_at(self, split: str, source: Source) -> None:
+        from hvd_imagenet import inspection
+
         inspector = inspection.Inspector(source, self._config)
         report = SplitReport(
             split=split,

@@ -70,6 +70,11 @@ def open_split(config: Config, split: str) -> TfdsSource:
         ValueError: it is not prepared in `--data_dir`, is no image
             classification, of another number of classes, or incomplete.
     """
+    if config.data.label_offset == 1:
+        raise ValueError(
+            "--label_offset=1 does not fit --data_format=tfds, whose labels"
+            " count from 0; leave it out."
+        )
     builder = _builder(config)
     info = builder.info
     image, label = _image_and_label(info)

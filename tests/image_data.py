@@ -53,6 +53,7 @@ def example(
     *,
     image: str = "image/encoded",
     label: str = "image/class/label",
+    synset: str | None = None,
 ) -> bytes:
     """A record, by default as the ImageNet builder scripts write it.
 
@@ -61,6 +62,7 @@ def example(
         number: class as it is stored; the scripts count from 1.
         image: name of the feature that holds the image.
         label: name of the feature that holds the class.
+        synset: the class as WordNet names it; None to leave it out.
     """
     features = {
         image: tf.train.Feature(bytes_list=tf.train.BytesList(value=[encoded])),
@@ -69,6 +71,10 @@ def example(
         ),
         label: tf.train.Feature(int64_list=tf.train.Int64List(value=[number])),
     }
+    if synset is not None:
+        features["image/class/synset"] = tf.train.Feature(
+            bytes_list=tf.train.BytesList(value=[synset.encode()])
+        )
     return tf.train.Example(
         features=tf.train.Features(feature=features)
     ).SerializeToString()

@@ -195,6 +195,25 @@ def test_long_lists_are_cut_for_people_alone(spoilt, tmp_path, capsys):
     assert len(found["splits"]["train"]["findings"]) == 5
 
 
+def test_the_first_label_is_detected(tmp_path, capsys):
+    data, labels = _clean()
+    labels = {k: [label - 1 for label in v] for k, v in labels.items()}
+    directory = _write(tmp_path / "data", data, labels)
+    path = tmp_path / "found.json"
+    status, found = _check(directory, path, full=True, label_offset=None)
+    assert status == 0
+    assert found["splits"]["train"]["images_per_class"] == [4, 2, 2, 2]
+    assert found["splits"]["train"]["least_stored_label"] == 0
+    # Neither 0 nor 4.
+    labels = {k: [2] * len(v) for k, v in labels.items()}
+    directory = _write(tmp_path / "other", data, labels)
+    status, found = _check(directory, path, full=True, label_offset=None)
+    assert status == 1
+    (error,) = found["errors"]
+    assert "labels of 15 records, 2 to 2, do not tell" in error
+    assert [s["read"] for s in found["splits"].values()] == [5, 10]
+
+
 def test_threads_change_nothing(spoilt, tmp_path):
     one, many = (
         _check(spoilt, tmp_path / f"{n}", full=True, threads=n) for n in (1, 5)

@@ -83,7 +83,10 @@ def data_dir(tmp_path_factory):
 def _config(data_dir, *, seed=3, global_batch_size=_GLOBAL_BATCH, **data):
     return Config(
         model=ModelConfig(num_classes=_CLASSES, image_size=_SIZE),
-        data=DataConfig(data_dir=data_dir and os.fspath(data_dir), **data),
+        data=DataConfig(
+            data_dir=data_dir and os.fspath(data_dir),
+            **{"label_offset": 1, **data},
+        ),
         optimization=OptimizationConfig(
             epochs=_EPOCHS,
             warmup_epochs=0.0,

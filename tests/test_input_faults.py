@@ -45,7 +45,7 @@ def data_dir(tmp_path):
 def _config(data_dir, **data):
     return Config(
         model=ModelConfig(num_classes=2, image_size=16),
-        data=DataConfig(data_dir=os.fspath(data_dir), **data),
+        data=DataConfig(data_dir=os.fspath(data_dir), label_offset=1, **data),
         optimization=OptimizationConfig(
             epochs=_EPOCHS,
             warmup_epochs=0.0,

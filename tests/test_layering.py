@@ -34,6 +34,7 @@ _MODULES = {
     "order": (1, "numpy"),
     "plan": (1, ""),
     "tfrecords": (1, "google_crc32c numpy"),
+    "synsets": (1, "tensorflow_datasets"),
     "totals": (1, "numpy tensorflow"),
     "wire": (1, "tensorflow"),
     "randaugment": (1.5, "tensorflow"),
@@ -53,6 +54,7 @@ _MODULES = {
     "rmsprop_warmup": (2.5, "keras tensorflow"),
     "arrayrecords": (2, "array_record"),
     "tfds_source": (2.25, "numpy tensorflow_datasets"),
+    "label_offset": (2.5, "google numpy tensorflow"),
     "splits": (2.5, ""),
     #
     "callbacks": (3, "keras"),

@@ -289,6 +289,12 @@ def test_another_number_of_classes_is_refused(data_dir):
     assert "--num_classes=1000; set --num_classes=3" in message
 
 
+def test_labels_count_from_zero(data_dir):
+    assert len(_open(data_dir, "tiny_tfrecord", label_offset=0)) == 23
+    message = _refused(data_dir, "tiny_tfrecord", label_offset=1)
+    assert "--label_offset=1 does not fit --data_format=tfds" in message
+
+
 @pytest.mark.parametrize("part", ["none", "train[", "train[:500]", "train[x:]"])
 def test_splits_that_are_not_there_are_refused(data_dir, part):
     for split in ("train", "validation"):

@@ -190,7 +190,9 @@ def test_the_run_directory_tells_the_run(runs):
     assert environment["world"]["size"] == 2
     assert environment["versions"]["horovod"] == "0.28.1"
     for split in ("train", "validation"):
-        assert environment["data"][split].startswith("2 TFRecord files")
+        assert environment["data"][split].startswith(
+            "2 TFRecord files, labels from 1 (record "
+        )
     assert "--global_batch_size=128" in (workdir / "run.flags").read_text()
     # Rank 0 alone writes.
     for kind in ("train", "validation"):
