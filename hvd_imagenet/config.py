@@ -86,7 +86,8 @@ class DataConfig(Checked):
         "auto",
         "How data_dir is laid out; auto looks. tfrecord: train-*-of-* and"
         " validation-*-of-* (or val-*-of-*), ImageNet-format TFRecords. folder:"
-        " train/CLASS/* and val/CLASS/* (or validation/), JPEG or PNG files."
+        " train/CLASS/* and val/CLASS/* (or validation/), JPEG or PNG files, or"
+        " val/* with validation_labels."
         " tfds: NAME/VERSION/* or NAME/CONFIG/VERSION/*, which TensorFlow"
         " Datasets has prepared as tfds_name in files of its formats tfrecord"
         " or array_record. synthetic makes images of its own and needs no"
@@ -124,6 +125,15 @@ class DataConfig(Checked):
         " data_dir, or ImageNet's 50,000 without one.",
         unit="images",
         minimum=1,
+    )
+    validation_labels: str | None = site(
+        None,
+        "Text file with the labels of the images of val/ that are not in class"
+        " folders: lines LABEL in the order of the sorted file names, or NAME"
+        " LABEL; LABEL is a class folder of train/, or its place from 0 in the"
+        " sorted list. Numbers of ImageNet's development kit are refused, as"
+        " their order is another. Default: ImageNet's own labels, for files"
+        " named ILSVRC2012_val_00000001.JPEG and so on.",
     )
     label_offset: int | None = site(
         None,

@@ -1,4 +1,4 @@
-"""Random access to encoded images: TFRecords, an image folder, synthetic.
+"""Random access to encoded images: what a source is, and two of them.
 
 A source is "a length and a read": everything about order, sharding and
 resuming is arithmetic elsewhere (`order.py`, `plan.py`).
@@ -14,9 +14,6 @@ from PIL import Image
 
 from hvd_imagenet import examples, tfrecords
 from hvd_imagenet.examples import ExampleFeatures
-from hvd_imagenet.tfrecords import CorruptRecordError
-
-_IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png")
 
 
 class Source(Protocol):
@@ -90,61 +87,6 @@ class TFRecordSource:
         return self._reader.where(index)
 
 
-class FolderSource:
-    """Images in a folder per class; labels number the sorted folders."""
-
-    features = None
-
-    def __init__(self, folder: str, classes: Sequence[str]):
-        """Lists the images.
-
-        Args:
-            folder: the folder of a split, of one folder per class.
-            classes: names of all class folders; the place is the label.
-
-        Raises:
-            ValueError: a class folder is not in `classes`.
-        """
-        self._paths = []
-        labels = []
-        label_by_class = {name: label for label, name in enumerate(classes)}
-        for name in class_folders(folder):
-            if name not in label_by_class:
-                raise ValueError(
-                    f"{os.path.join(folder, name)} is a class that the train"
-                    f" split does not have (it has {len(classes)}); remove or"
-                    " rename it."
-                )
-            inside = os.path.join(folder, name)
-            files = sorted(
-                entry.name
-                for entry in os.scandir(inside)
-                if entry.name.lower().endswith(_IMAGE_SUFFIXES)
-                and not entry.name.startswith(".")
-            )
-            self._paths.extend(os.path.join(inside, file) for file in files)
-            labels.extend([label_by_class[name]] * len(files))
-        self._labels = np.array(labels, np.int32)
-        self.description = f"image files, {len(classes)} class folders"
-
-    def __len__(self) -> int:
-        return len(self._paths)
-
-    def read(self, index: int) -> tuple[bytes, int]:
-        """(encoded image, label)."""
-        try:
-            with open(self._paths[index], "rb") as file:
-                return file.read(), int(self._labels[index])
-        except OSError as error:
-            raise CorruptRecordError(
-                f"{self._paths[index]} cannot be read: {error.strerror}."
-            ) from error
-
-    def where(self, index: int) -> str:
-        """Path of the image."""
-        return self._paths[index]
-
-
 class SyntheticSource:
     """Made-up JPEGs that can be learned: a pattern per class, and noise.
 
@@ -196,15 +138,6 @@ def index_paths(directory: str, workdir: str | None, split: str) -> list[str]:
     if workdir is not None:
         paths.append(os.path.join(workdir, "index", f"{split}.npz"))
     return paths
-
-
-def class_folders(folder: str) -> list[str]:
-    """Sorted names of the folders in `folder`, hidden ones left out."""
-    return sorted(
-        entry.name
-        for entry in os.scandir(folder)
-        if entry.is_dir() and not entry.name.startswith(".")
-    )
 
 
 def _synthetic_jpeg(label: int, size: int, seed: list[int]) -> bytes:

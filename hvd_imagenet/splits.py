@@ -4,14 +4,12 @@ import glob
 import os
 import re
 
-from hvd_imagenet import imagenet
+from hvd_imagenet import folders, imagenet
 from hvd_imagenet.config import Config
 from hvd_imagenet.sources import (
-    FolderSource,
     Source,
     SyntheticSource,
     TFRecordSource,
-    class_folders,
     index_paths,
 )
 
@@ -42,12 +40,18 @@ def open_split(config: Config, split: str) -> Source:
         )
     if data_format == "auto":
         data_format = _detect_format(data_dir, config.data.tfds_name)
+    labels_path = config.data.validation_labels
+    if labels_path is not None and data_format != "folder":
+        raise ValueError(
+            f"--validation_labels={labels_path} is for --data_format=folder,"
+            f" and this is {data_format}; leave the flag out."
+        )
     if data_format == "tfrecord":
         source = _open_tfrecords(config, split)
     elif data_format == "tfds":
         source = _open_tfds(config, split)
     else:
-        source = _open_folder(data_dir, split, config.model.num_classes)
+        source = folders.open_split(config, split)
     if not len(source):
         raise ValueError(
             f"The {split} split of --data_dir={data_dir} has no images; make"
@@ -65,7 +69,7 @@ def open_split(config: Config, split: str) -> Source:
 def _detect_format(data_dir: str, tfds_name: str) -> str:
     if _shards(data_dir, "train"):
         return "tfrecord"
-    if _split_folder(data_dir, "train"):
+    if folders.split_folder(data_dir, "train"):
         return "folder"
     tfds_folder = re.split("[/:]", tfds_name)[0]
     if os.path.isdir(os.path.join(data_dir, tfds_folder)):
@@ -141,32 +145,3 @@ def _open_tfds(config: Config, split: str) -> Source:
     from hvd_imagenet import tfds_source
 
     return tfds_source.open_split(config, split)
-
-
-def _split_folder(data_dir: str, split: str) -> str | None:
-    for name in imagenet.SPLIT_NAMES[split]:
-        folder = os.path.join(data_dir, name)
-        if os.path.isdir(folder):
-            return folder
-    return None
-
-
-def _open_folder(data_dir: str, split: str, num_classes: int) -> FolderSource:
-    folder = _split_folder(data_dir, split)
-    train_folder = _split_folder(data_dir, "train")
-    for name, found in (("train", train_folder), (split, folder)):
-        if found is None:
-            names = imagenet.SPLIT_NAMES[name]
-            raise ValueError(
-                f"--data_dir={data_dir} has no folder"
-                f" {' or '.join(f'{each}/' for each in names)}, the {name}"
-                " split; name the directory that holds it."
-            )
-    classes = class_folders(train_folder)
-    if len(classes) != num_classes:
-        raise ValueError(
-            f"{train_folder} has {len(classes)} class folders, but"
-            f" --num_classes={num_classes}; set --num_classes={len(classes)}"
-            " or complete the data."
-        )
-    return FolderSource(folder, classes)

@@ -352,6 +352,7 @@ _OTHER = {
     "tfds_validation_split": "train[95%:]",
     "train_images": 1_437,
     "validation_images": 360,
+    "validation_labels": "/data/labels.txt",
     "label_offset": 0,
     "on_corrupt": "skip",
     "crop_area_min": 0.1,

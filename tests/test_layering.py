@@ -34,6 +34,7 @@ _MODULES = {
     "order": (1, "numpy"),
     "plan": (1, ""),
     "tfrecords": (1, "google_crc32c numpy"),
+    "flat_labels": (1.5, ""),
     "synsets": (1, "tensorflow_datasets"),
     "totals": (1, "numpy tensorflow"),
     "wire": (1, "tensorflow"),
@@ -55,6 +56,7 @@ _MODULES = {
     "arrayrecords": (2, "array_record"),
     "tfds_source": (2.25, "numpy tensorflow_datasets"),
     "label_offset": (2.5, "google numpy tensorflow"),
+    "folders": (2, "numpy"),
     "splits": (2.5, ""),
     #
     "callbacks": (3, "keras"),
