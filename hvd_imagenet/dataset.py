@@ -109,8 +109,8 @@ def evaluation_batches(
     pipeline = Pipeline(
         source=source,
         order=order_of,
-        prepare_image=lambda encoded, seed: preprocessing.evaluation_image(
-            encoded
+        prepare_image=lambda encoded, seed, pixels: (
+            preprocessing.evaluation_image(encoded, pixels)
         ),
         image_size=image_size,
         config=config,

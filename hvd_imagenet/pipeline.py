@@ -12,15 +12,11 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from hvd_imagenet import mixing, tf_errors
+from hvd_imagenet import mixing, reading, tf_errors
 from hvd_imagenet.config import Config
 from hvd_imagenet.preprocessing import parse_example
 from hvd_imagenet.sources import Source
 from hvd_imagenet.tfrecords import CorruptRecordError
-
-# (images, [n] int64; seeds of their augmentation, [n, 2] int64) of batch
-# number `number` of this rank.
-Order = Callable[[int], tuple[np.ndarray, np.ndarray]]
 
 
 class Batch(NamedTuple):
@@ -50,15 +46,16 @@ class Pipeline:
     Attributes:
         source: encoded images.
         order: images and seeds of a batch by its number.
-        prepare_image: (encoded image, seed) to a uint8 image.
+        prepare_image: (encoded image, seed, pixels of a raw image or None) to
+            a uint8 image.
         image_size: side of the image in pixels.
         config: classes and what to do about corrupt records.
         draw: how a batch is to be mixed, by its number; None if it is not.
     """
 
     source: Source
-    order: Order
-    prepare_image: Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
+    order: reading.Order
+    prepare_image: Callable[[tf.Tensor, tf.Tensor, tf.Tensor | None], tf.Tensor]
     image_size: int
     config: Config
     draw: Callable[[int], np.ndarray] | None = None
@@ -69,13 +66,14 @@ class Pipeline:
         label: tf.Tensor,
         index: tf.Tensor,
         seed: tf.Tensor,
+        pixels: tf.Tensor | None = None,
     ) -> Batch:
         """One record to one image; raises inside the graph what is wrong."""
         if self.source.features is not None:
             record, label = parse_example(record, self.source.features)
         known = (0 <= label) & (label < self.config.model.num_classes)
         with tf.control_dependencies([tf.debugging.Assert(known, [label])]):
-            image = self.prepare_image(record, seed)
+            image = self.prepare_image(record, seed, pixels)
         return Batch(image, label, tf.ones([]), index)
 
     def dataset(
@@ -84,42 +82,7 @@ class Pipeline:
         """The batches of this rank with these consecutive numbers."""
         skip = self.config.data.on_corrupt == "skip"
 
-        def read(number):
-            indices, seeds = self.order(int(number))
-            records, labels = [], []
-            for index in indices:
-                try:
-                    record, label = self.source.read(int(index))
-                except CorruptRecordError:
-                    if not skip:
-                        raise
-                    record, label = b"", -1  # Nothing decodes this.
-                records.append(record)
-                labels.append(label)
-            return (
-                np.array(records, object),
-                np.array(labels, np.int32),
-                indices,
-                seeds,
-            )
-
-        def read_in_graph(number):
-            records, labels, indices, seeds = tf.numpy_function(
-                read, [number], [tf.string, tf.int32, tf.int64, tf.int64]
-            )
-            return (
-                tf.ensure_shape(records, [None]),
-                tf.ensure_shape(labels, [None]),
-                tf.ensure_shape(indices, [None]),
-                tf.ensure_shape(seeds, [None, 2]),
-            )
-
-        # The interpreter lock lets one thread at a time build the answer, a
-        # second one waits for the disk meanwhile.
-        dataset = tf.data.Dataset.range(numbers.start, numbers.stop).map(
-            read_in_graph, num_parallel_calls=2, deterministic=True
-        )
-        dataset = dataset.unbatch()
+        dataset = reading.rows(self.source, self.order, numbers, skip=skip)
         if skip:
             dataset = dataset.interleave(
                 self._prepare_or_blank,
@@ -130,7 +93,9 @@ class Pipeline:
             )
         else:
             dataset = dataset.map(
-                self.prepare, num_parallel_calls=threads, deterministic=True
+                self._prepare_row,
+                num_parallel_calls=threads,
+                deterministic=True,
             )
         dataset = dataset.batch(batch_size)
         if self.draw is None:
@@ -146,14 +111,21 @@ class Pipeline:
         numbered = tf.data.Dataset.range(numbers.start, numbers.stop)
         return tf.data.Dataset.zip(dataset, numbered).map(with_draw)
 
-    def _prepare_or_blank(self, record, label, index, seed):
+    def _prepare_row(self, by_row, buffer) -> Batch:
+        row = reading.Row(*by_row, buffer)
+        return self.prepare(
+            row.record, row.label, row.index, row.seed, row.pixels()
+        )
+
+    def _prepare_or_blank(self, by_row, buffer) -> tf.data.Dataset:
         """A data set of one image: a black one where `prepare` fails."""
         shape = [self.image_size, self.image_size, 3]
+        index = reading.Row(*by_row, buffer).index
         blank = Batch(
             tf.zeros(shape, tf.uint8), tf.constant(0), tf.zeros([]), index
         )
-        prepared = tf.data.Dataset.from_tensors((record, label, index, seed))
-        prepared = prepared.map(self.prepare).ignore_errors()
+        prepared = tf.data.Dataset.from_tensors((by_row, buffer))
+        prepared = prepared.map(self._prepare_row).ignore_errors()
         return prepared.concatenate(tf.data.Dataset.from_tensors(blank)).take(1)
 
     def find_corrupt(self, number: int) -> CorruptRecordError | None:

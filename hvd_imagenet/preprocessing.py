@@ -6,19 +6,17 @@ device: a quarter of the bytes to copy, and the pipeline is faster.
 """
 
 import dataclasses
-from collections.abc import Callable
 
 import tensorflow as tf
 
 from hvd_imagenet import imagenet
 from hvd_imagenet.config import DataConfig
+from hvd_imagenet.decoding import decode_window
 from hvd_imagenet.examples import ExampleFeatures
 from hvd_imagenet.randaugment import RandAugment
 
 _CROP_TRIES = 10
 _UNIFORMS_PER_TRY = 5
-_JPEG_MAGIC = b"\xff\xd8\xff"
-_DCT_METHODS = {"fast": "INTEGER_FAST", "accurate": "INTEGER_ACCURATE"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -37,7 +35,12 @@ class Preprocessing:
     data: DataConfig
     randaugment: RandAugment | None
 
-    def train_image(self, encoded: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    def train_image(
+        self,
+        encoded: tf.Tensor,
+        seed: tf.Tensor,
+        pixels: tf.Tensor | None = None,
+    ) -> tf.Tensor:
         """Random resized crop, flip, RandAugment: a pure function of `seed`.
 
         fb.resnet.torch, transforms.lua: ten tries of a window of random area
@@ -45,8 +48,10 @@ class Preprocessing:
         the image, the largest central square.
 
         Args:
-            encoded: [] string, a JPEG, PNG, BMP or GIF file.
+            encoded: [] string, a JPEG, PNG, BMP or GIF file, or a raw image.
             seed: [2] int64.
+            pixels: [height, width, 3] uint8, RGB, of a raw image that is not
+                in `encoded`; None or [0, 0, 3] if the image is there.
 
         Returns:
             [image_size, image_size, 3] uint8, RGB.
@@ -55,8 +60,11 @@ class Preprocessing:
             [_CROP_TRIES * _UNIFORMS_PER_TRY + 1], seed, alg="philox"
         )
         tries = tf.reshape(uniforms[:-1], [_CROP_TRIES, _UNIFORMS_PER_TRY])
-        image = self._decode_window(
-            encoded, lambda shape: random_window(shape, tries, self.data)
+        image = decode_window(
+            encoded,
+            pixels,
+            lambda shape: random_window(shape, tries, self.data),
+            dct_method=self.data.dct_method,
         )
         image = self._resize(image, [self.image_size, self.image_size])
         if self.data.horizontal_flip:
@@ -68,16 +76,19 @@ class Preprocessing:
         image = tf.ensure_shape(image, [self.image_size, self.image_size, 3])
         return self.randaugment(image, seed) if self.randaugment else image
 
-    def evaluation_image(self, encoded: tf.Tensor) -> tf.Tensor:
+    def evaluation_image(
+        self, encoded: tf.Tensor, pixels: tf.Tensor | None = None
+    ) -> tf.Tensor:
         """Resize of the shorter side, then the central crop.
 
         Args:
-            encoded: [] string, a JPEG, PNG, BMP or GIF file.
+            encoded: as in `train_image`.
+            pixels: as in `train_image`.
 
         Returns:
             [image_size, image_size, 3] uint8, RGB.
         """
-        image = self.whole_image(encoded)
+        image = self.whole_image(encoded, pixels)
         shape = tf.shape(image)[:2]
         shorter = tf.reduce_min(shape)
         # Rounded half up in integers, as torchvision and fb.resnet do not
@@ -89,48 +100,27 @@ class Preprocessing:
         image = image[top : top + size, left : left + size]
         return tf.ensure_shape(image, [size, size, 3])
 
-    def whole_image(self, encoded: tf.Tensor) -> tf.Tensor:
+    def whole_image(
+        self, encoded: tf.Tensor, pixels: tf.Tensor | None = None
+    ) -> tf.Tensor:
         """All of the image, [height, width, 3] uint8, RGB."""
-        return self._decode_window(
-            encoded, lambda shape: tf.stack([0, 0, shape[0], shape[1]])
+        return decode_window(
+            encoded,
+            pixels,
+            lambda shape: tf.stack([0, 0, shape[0], shape[1]]),
+            dct_method=self.data.dct_method,
         )
 
-    def _decode_window(
-        self,
-        encoded: tf.Tensor,
-        choose: Callable[[tf.Tensor], tf.Tensor],
-    ) -> tf.Tensor:
-        """Decodes the window (top, left, height, width) that `choose` picks.
-
-        Of a JPEG only that window is decoded. Some of ImageNet's files with a
-        JPEG name are PNG or CMYK: the first are decoded whole, the second are
-        JPEGs that the decoder turns into RGB, as it does grey-scale ones.
-        """
-
-        def decode_jpeg() -> tf.Tensor:
-            window = choose(tf.io.extract_jpeg_shape(encoded)[:2])
-            return tf.io.decode_and_crop_jpeg(
-                encoded,
-                window,
-                channels=3,
-                dct_method=_DCT_METHODS[self.data.dct_method],
-            )
-
-        def decode_other() -> tf.Tensor:
-            image = tf.io.decode_image(
-                encoded, channels=3, expand_animations=False
-            )
-            top, left, height, width = tf.unstack(choose(tf.shape(image)[:2]))
-            return image[top : top + height, left : left + width]
-
-        is_jpeg = tf.equal(tf.strings.substr(encoded, 0, 3), _JPEG_MAGIC)
-        image = tf.cond(is_jpeg, decode_jpeg, decode_other)
-        return tf.ensure_shape(image, [None, None, 3])
-
     def _resize(self, image: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
-        resized = tf.image.resize(image, size, self.data.interpolation)
-        # Bicubic interpolation overshoots; the cast saturates.
-        return tf.saturate_cast(tf.round(resized), tf.uint8)
+        # Faster than from uint8, and the same to the bit.
+        image = tf.cast(image, tf.float32)
+        resized = tf.round(
+            tf.image.resize(image, size, self.data.interpolation)
+        )
+        if self.data.interpolation == "bilinear":
+            return tf.cast(resized, tf.uint8)
+        # Bicubic interpolation overshoots.
+        return tf.saturate_cast(resized, tf.uint8)
 
 
 def make_preprocessing(data: DataConfig, image_size: int) -> Preprocessing:
@@ -168,9 +158,8 @@ def random_window(
         [4] int32: top, left, height and width; the largest central square
         when no try fits.
     """
-    image_height, image_width = tf.unstack(shape)
-    area_share, aspect_share, swap, y, x = tf.unstack(tries, axis=1)
-    area = tf.cast(image_height * image_width, tf.float32) * (
+    area_share, aspect_share, swap, _, _ = tf.unstack(tries, axis=1)
+    area = tf.cast(tf.reduce_prod(shape), tf.float32) * (
         data.crop_area_min
         + (data.crop_area_max - data.crop_area_min) * area_share
     )
@@ -179,27 +168,21 @@ def random_window(
         + (data.crop_aspect_max - data.crop_aspect_min) * aspect_share
     )
     aspect = tf.where(swap < 0.5, 1.0 / aspect, aspect)
-    widths = tf.cast(tf.round(tf.sqrt(area * aspect)), tf.int32)
-    heights = tf.cast(tf.round(tf.sqrt(area / aspect)), tf.int32)
-    fits = (
-        (widths <= image_width)
-        & (heights <= image_height)
-        & (tf.minimum(widths, heights) > 0)
-    )
+    # Height and width are calculated together, as the time goes by the number
+    # of operations.
+    sides = tf.sqrt(tf.stack([area / aspect, area * aspect]))
+    sides = tf.cast(tf.round(sides), tf.int32)
+    fits = tf.reduce_all((sides <= shape[:, tf.newaxis]) & (sides > 0), axis=0)
     chosen = tf.argmax(fits)
-    shorter = tf.minimum(image_height, image_width)
     any_fits = tf.reduce_any(fits)
-    height = tf.where(any_fits, heights[chosen], shorter)
-    width = tf.where(any_fits, widths[chosen], shorter)
-
-    def place(share: tf.Tensor, room: tf.Tensor) -> tf.Tensor:
-        free = tf.cast(room + 1, tf.float32)
-        random = tf.cast(share[chosen] * free, tf.int32)
-        return tf.where(any_fits, random, room // 2)
-
-    top = place(y, image_height - height)
-    left = place(x, image_width - width)
-    return tf.stack([top, left, height, width])
+    size = tf.where(
+        any_fits, tf.gather(sides, chosen, axis=1), tf.reduce_min(shape)
+    )
+    room = shape - size
+    share = tf.gather(tries, chosen)[3:]
+    random = tf.cast(share * tf.cast(room + 1, tf.float32), tf.int32)
+    place = tf.where(any_fits, random, room // 2)
+    return tf.concat([place, size], axis=0)
 
 
 def parse_example(
