@@ -10,6 +10,7 @@ from PIL import Image
 import image_data
 from hvd_imagenet import (
     dataset,
+    examples,
     preprocessing,
     raw_images,
     reading,
@@ -131,10 +132,10 @@ def test_a_record_is_found_and_any_reader_understands_it(shape):
     assert record[found.start :] == pixels.tobytes()
     # What is left beside the pixels has all that the pipeline asks for.
     rest = record[: found.features_bytes] + raw_images.NO_IMAGE
-    encoded, label = preprocessing.parse_example(rest, 1)
+    encoded, label = preprocessing.parse_example(rest, examples.imagenet(1))
     assert (encoded.numpy(), int(label)) == (b"", 2)
     # TensorFlow, protobuf and Pillow see one plain example.
-    encoded, label = preprocessing.parse_example(record, 1)
+    encoded, label = preprocessing.parse_example(record, examples.imagenet(1))
     assert int(label) == 2
     features = tf.train.Example.FromString(record).features.feature
     assert features["image/encoded"].bytes_list.value == [encoded.numpy()]
