@@ -40,7 +40,7 @@ def training_batches(
     ends = [*(phase.first_step for phase in phases[1:]), plan.total_steps]
     datasets, origins = [], []
     for phase, end in zip(phases, ends, strict=True):
-        pipeline = _training_pipeline(config, plan, source, world, phase)
+        pipeline = training_pipeline(config, plan, source, world, phase)
         first = max(first_step, phase.first_step)
         numbers = range(
             first * phase.accumulation_steps, end * phase.accumulation_steps
@@ -53,7 +53,7 @@ def training_batches(
     return Batches(_with_options(dataset, threads), origins)
 
 
-def _training_pipeline(
+def training_pipeline(
     config: Config, plan: Plan, source: Source, world: World, phase: Phase
 ) -> Pipeline:
     """Makes batch `step * accumulation_steps + index` of a phase."""

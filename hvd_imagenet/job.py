@@ -14,15 +14,14 @@ from hvd_imagenet import (
     devices,
     distributed,
     environment,
-    label_offset,
     monitors,
     resnet,
     runlog,
-    splits,
     update_rule,
 )
 from hvd_imagenet.config import Config
 from hvd_imagenet.distributed import Processes
+from hvd_imagenet.open_data import open_data
 from hvd_imagenet.plan import Plan, make_plan
 from hvd_imagenet.sources import Source
 from hvd_imagenet.trainer import Trainer
@@ -67,37 +66,27 @@ def prepare(config: Config) -> Job:
     """
     processes = distributed.start(compression=config.optimization.compression)
     world = processes.world
-    # One process per host walks through the data files; the others then find
-    # the index that it has left.
-    if world.local_rank != 0:
-        processes.barrier()
-    train_source = splits.open_split(config, "train")
-    validation_source = splits.open_split(config, "validation")
-    if world.local_rank == 0:
-        processes.barrier()
-    first_label = label_offset.settle(
-        (train_source, validation_source), config.model.num_classes
-    )
+    data = open_data(config, processes)
     plan = make_plan(
         config,
         world_size=world.size,
-        train_images=len(train_source),
-        validation_images=len(validation_source),
+        train_images=len(data.train),
+        validation_images=len(data.validation),
     )
     processes.require_same(
         {
             **config.recipe(),
             "train_images": plan.train_images,
             "validation_images": plan.validation_images,
-            "label_offset": first_label,
+            "label_offset": data.label_offset,
         }
     )
     return Job(
         config=config,
         processes=processes,
         plan=plan,
-        train_source=train_source,
-        validation_source=validation_source,
+        train_source=data.train,
+        validation_source=data.validation,
         run_log=runlog.RunLog(config)
         if world.is_first
         else runlog.NullRunLog(),

@@ -69,12 +69,20 @@ class Pipeline:
         pixels: tf.Tensor | None = None,
     ) -> Batch:
         """One record to one image; raises inside the graph what is wrong."""
-        if self.source.features is not None:
-            record, label = parse_example(record, self.source.features)
-        known = (0 <= label) & (label < self.config.model.num_classes)
-        with tf.control_dependencies([tf.debugging.Assert(known, [label])]):
-            image = self.prepare_image(record, seed, pixels)
+        encoded, label = self._parse(record, label)
+        image = self.prepare_image(encoded, seed, pixels)
         return Batch(image, label, tf.ones([]), index)
+
+    def _parse(
+        self, records: tf.Tensor, labels: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Encoded images and labels of a record or of several, checked."""
+        if self.source.features is not None:
+            records, labels = parse_example(records, self.source.features)
+        known = (0 <= labels) & (labels < self.config.model.num_classes)
+        are_known = tf.debugging.Assert(tf.reduce_all(known), [labels])
+        with tf.control_dependencies([are_known]):
+            return tf.identity(records), labels
 
     def dataset(
         self, numbers: range, batch_size: int, threads: int
@@ -82,8 +90,8 @@ class Pipeline:
         """The batches of this rank with these consecutive numbers."""
         skip = self.config.data.on_corrupt == "skip"
 
-        dataset = reading.rows(self.source, self.order, numbers, skip=skip)
         if skip:
+            dataset = reading.rows(self.source, self.order, numbers, skip=True)
             dataset = dataset.interleave(
                 self._prepare_or_blank,
                 cycle_length=2 * threads,
@@ -92,8 +100,15 @@ class Pipeline:
                 deterministic=True,
             )
         else:
+            dataset = reading.rows(
+                self.source,
+                self.order,
+                numbers,
+                skip=False,
+                prepare_batch=self._parse_batch,
+            )
             dataset = dataset.map(
-                self._prepare_row,
+                self._prepare_parsed,
                 num_parallel_calls=threads,
                 deterministic=True,
             )
@@ -110,6 +125,16 @@ class Pipeline:
 
         numbered = tf.data.Dataset.range(numbers.start, numbers.stop)
         return tf.data.Dataset.zip(dataset, numbered).map(with_draw)
+
+    def _parse_batch(self, batch: reading.Row) -> reading.Row:
+        # At once for a batch: a record alone costs several times as much.
+        encoded, labels = self._parse(batch.record, batch.label)
+        return batch._replace(record=encoded, label=labels)
+
+    def _prepare_parsed(self, by_row, buffer) -> Batch:
+        row = reading.Row(*by_row, buffer)
+        image = self.prepare_image(row.record, row.seed, row.pixels())
+        return Batch(image, row.label, tf.ones([]), row.index)
 
     def _prepare_row(self, by_row, buffer) -> Batch:
         row = reading.Row(*by_row, buffer)

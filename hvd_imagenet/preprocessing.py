@@ -56,10 +56,7 @@ class Preprocessing:
         Returns:
             [image_size, image_size, 3] uint8, RGB.
         """
-        uniforms = tf.random.stateless_uniform(
-            [_CROP_TRIES * _UNIFORMS_PER_TRY + 1], seed, alg="philox"
-        )
-        tries = tf.reshape(uniforms[:-1], [_CROP_TRIES, _UNIFORMS_PER_TRY])
+        tries, flip = draw(seed)
         image = decode_window(
             encoded,
             pixels,
@@ -69,7 +66,7 @@ class Preprocessing:
         image = self._resize(image, [self.image_size, self.image_size])
         if self.data.horizontal_flip:
             image = tf.cond(
-                uniforms[-1] < 0.5,
+                flip < 0.5,
                 lambda: tf.reverse(image, axis=[1]),
                 lambda: image,
             )
@@ -143,6 +140,22 @@ def make_preprocessing(data: DataConfig, image_size: int) -> Preprocessing:
     )
 
 
+def draw(seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """The random numbers of a training image.
+
+    Args:
+        seed: [2] int64.
+
+    Returns:
+        (tries of `random_window`; for the flip, []), float32 in [0, 1).
+    """
+    uniforms = tf.random.stateless_uniform(
+        [_CROP_TRIES * _UNIFORMS_PER_TRY + 1], seed, alg="philox"
+    )
+    tries = tf.reshape(uniforms[:-1], [_CROP_TRIES, _UNIFORMS_PER_TRY])
+    return tries, uniforms[-1]
+
+
 def random_window(
     shape: tf.Tensor, tries: tf.Tensor, data: DataConfig
 ) -> tf.Tensor:
@@ -188,16 +201,16 @@ def random_window(
 def parse_example(
     serialized: tf.Tensor, features: ExampleFeatures
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Image and label of a record.
+    """Image and label of a record, or of each of several.
 
     Args:
-        serialized: [] string, a tf.train.Example.
-        features: how it holds image and label.
+        serialized: [] or [records] string, tf.train.Example messages.
+        features: how they hold image and label.
 
     Returns:
-        (encoded image, [] string; label from 0, [] int32).
+        (encoded images, string; labels from 0, int32), both of that shape.
     """
-    parsed = tf.io.parse_single_example(
+    parsed = tf.io.parse_example(
         serialized,
         {
             features.image: tf.io.FixedLenFeature([], tf.string),

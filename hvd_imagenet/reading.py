@@ -148,7 +148,12 @@ def read_batch(
 
 
 def rows(
-    source: Source, order: Order, numbers: range, *, skip: bool
+    source: Source,
+    order: Order,
+    numbers: range,
+    *,
+    skip: bool,
+    prepare_batch: Callable[[Row], Row] = lambda batch: batch,
 ) -> tf.data.Dataset:
     """The records of the batches with these consecutive numbers, as `Row`s.
 
@@ -157,6 +162,8 @@ def rows(
         order: which images of it a batch has.
         numbers: of the batches.
         skip: whether to give an empty record for one that cannot be read.
+        prepare_batch: what to do in the graph with the rows of a batch
+            together, each part of which then has a first dimension more.
     """
     buffers = Buffers()
 
@@ -185,7 +192,7 @@ def rows(
         )
 
     def split(batch):
-        *by_row, buffer = batch
+        *by_row, buffer = prepare_batch(batch)
         # All rows of a batch refer to one buffer.
         return tf.data.Dataset.zip(
             tf.data.Dataset.from_tensor_slices(tuple(by_row)),

@@ -43,6 +43,7 @@ _MODULES = {
     "randaugment": (1.5, "tensorflow"),
     "tf_errors": (1.5, "tensorflow"),
     #
+    "open_data": (3, ""),
     "distributed": (2, "horovod keras numpy tensorflow"),
     "ema": (2, "keras tensorflow"),
     "mixing": (2, "numpy tensorflow"),
@@ -105,6 +106,11 @@ _MODULES = {
     "diagnosis.examination": (5, ""),
     #
     "check_data": (6, "absl.app tensorflow"),
+    "measuring.__init__": (0, ""),
+    "measuring.options": (0.5, ""),
+    "measuring.input_speed": (4, "numpy tensorflow"),
+    #
+    "benchmark": (6, "absl.app"),
     "doctor": (6, "absl.app"),
     "launch": (6, "absl.app absl.flags"),
     "train": (6, "absl.app"),

@@ -1,0 +1,4 @@
+"""How fast the parts of a run are.
+
+`hvd_imagenet.benchmark` is the program.
+"""

@@ -1,0 +1,48 @@
+"""Opens the data of a run on all of its processes."""
+
+import dataclasses
+
+from hvd_imagenet import label_offset, splits
+from hvd_imagenet.config import Config
+from hvd_imagenet.distributed import Processes
+from hvd_imagenet.sources import Source
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Data:
+    """Both splits.
+
+    Attributes:
+        train: training images.
+        validation: validation images.
+        label_offset: number that records store for the first class; None if
+            they store none.
+    """
+
+    train: Source
+    validation: Source
+    label_offset: int | None
+
+
+def open_data(config: Config, processes: Processes) -> Data:
+    """Opens both splits; one process of a host goes before the others.
+
+    Raises:
+        ValueError: one sentence on what is wrong and the remedy.
+    """
+    # It walks through the data files; the others then find the index that it
+    # has left.
+    is_first_here = processes.world.local_rank == 0
+    if not is_first_here:
+        processes.barrier()
+    train = splits.open_split(config, "train")
+    validation = splits.open_split(config, "validation")
+    if is_first_here:
+        processes.barrier()
+    return Data(
+        train=train,
+        validation=validation,
+        label_offset=label_offset.settle(
+            (train, validation), config.model.num_classes
+        ),
+    )
