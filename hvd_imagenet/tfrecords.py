@@ -128,6 +128,13 @@ class RecordReader:
             os.close(descriptor)
 
 
+def framed(data: bytes) -> tuple[bytes, bytes, bytes]:
+    """What stands in a file for a record, in parts to write one by one."""
+    length = struct.pack("<Q", len(data))
+    header = length + _FOOTER.pack(_masked(google_crc32c.value(length)))
+    return header, data, _FOOTER.pack(_masked(google_crc32c.value(data)))
+
+
 def load_or_build_index(
     paths: Sequence[str], cache_paths: Sequence[str]
 ) -> RecordIndex:

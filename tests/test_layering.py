@@ -90,6 +90,15 @@ _MODULES = {
     "cluster.preflight": (2, ""),
     "cluster.launch_job": (5, ""),
     #
+    "packing.__init__": (0, ""),
+    "packing.options": (0.75, ""),
+    "packing.farm": (1, ""),
+    "packing.records": (3, "PIL google numpy tensorflow"),
+    "packing.shards": (3.5, "google_crc32c numpy"),
+    "packing.journal": (4, ""),
+    "packing.manifest": (4, ""),
+    "packing.job": (5, "numpy tqdm"),
+    #
     "diagnosis.__init__": (0, ""),
     "diagnosis.links": (0, ""),
     "diagnosis.storage": (0, ""),

@@ -1,0 +1,1 @@
+"""Data sets rewritten as TFRecords of smaller images: tools/pack."""
