@@ -18,7 +18,7 @@ import numpy as np
 from absl import logging
 
 from hvd_imagenet.config import require_same
-from hvd_imagenet.tfrecords import NPZ_ERRORS
+from hvd_imagenet.mapped_arrays import NPZ_ERRORS
 
 _NAME = "step_{:08d}.npz"
 _PATTERN = re.compile(r"step_(\d{8,})\.npz")

@@ -227,7 +227,7 @@ def _open_files(
         return reader, reader.counts
     if file_format == "tfrecord":
         index = tfrecords.load_or_build_index(paths, cache_paths)
-        counts = np.bincount(index.files, minlength=len(paths)).tolist()
+        counts = np.diff(index.firsts).tolist()
         return tfrecords.RecordReader(paths, index), counts
     raise ValueError(
         f"{info.full_name} is prepared in files of format {file_format}, which"

@@ -5,37 +5,28 @@ A TFRecord file is a chain of records: length (uint64), CRC-32C of the length
 masked (tensorflow/core/lib/io/record_writer.h).
 """
 
+import bisect
 import dataclasses
 import errno
 import json
 import os
 import resource
 import struct
-import tempfile
-import zipfile
 from collections.abc import Sequence
 from concurrent import futures
 
 import google_crc32c
 import numpy as np
 
-# What np.load raises for a damaged .npz file, depending on where it is damaged.
-NPZ_ERRORS = (
-    AttributeError,
-    EOFError,
-    KeyError,
-    OSError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-    zipfile.BadZipFile,
-)
+from hvd_imagenet import mapped_arrays
 
 _HEADER = struct.Struct("<QI")
 _FOOTER = struct.Struct("<I")
-_SCAN_THREADS = 16
+_FRAME_BYTES = _HEADER.size + _FOOTER.size
+# A remote file system takes long to answer, and answers many at once.
+_THREADS = 16
 # Part of every stored index; raised when its meaning changes.
-_INDEX_VERSION = 1
+_INDEX_VERSION = 2
 
 
 class CorruptRecordError(ValueError):
@@ -47,17 +38,17 @@ class RecordIndex:
     """Where every record of a list of files is.
 
     Attributes:
-        files: [records] int32, number of the file.
-        offsets: [records] int64, first byte of the data in its file.
-        lengths: [records] int64, bytes of data.
+        firsts: [files + 1] int64, number of the first record of every file, and
+            of all records.
+        bounds: [records + files] int64, file after file: the byte at which
+            every record begins, and that at which the last one ends.
     """
 
-    files: np.ndarray
-    offsets: np.ndarray
-    lengths: np.ndarray
+    firsts: np.ndarray
+    bounds: np.ndarray
 
     def __len__(self) -> int:
-        return len(self.files)
+        return int(self.firsts[-1])
 
 
 class RecordReader:
@@ -67,7 +58,7 @@ class RecordReader:
         """Opens the files and keeps them open.
 
         Args:
-            paths: TFRecord files, in the order of `index.files`.
+            paths: TFRecord files, as the index was made of.
             index: where their records are.
 
         Raises:
@@ -75,13 +66,15 @@ class RecordReader:
         """
         allow_open_files(len(paths))
         self._paths = list(paths)
-        self._index = index
-        self._descriptors = []
-        for path in paths:
-            self._descriptors.append(os.open(path, os.O_RDONLY))
+        self._firsts = index.firsts.tolist()
+        self._bounds = index.bounds
+        self._descriptors: list[int] = []
+        with futures.ThreadPoolExecutor(_THREADS) as pool:
+            for descriptor in pool.map(_open, paths):
+                self._descriptors.append(descriptor)
 
     def __len__(self) -> int:
-        return len(self._index)
+        return self._firsts[-1]
 
     def read(self, record: int) -> bytes:
         """The data of a record, checked against its CRC.
@@ -90,13 +83,12 @@ class RecordReader:
             CorruptRecordError: the file is shorter than when it was indexed,
                 cannot be read, or the CRC does not fit.
         """
-        length = int(self._index.lengths[record])
+        file, start, end = self._place(record)
+        length = end - start - _FRAME_BYTES
         wanted = length + _FOOTER.size
         try:
             data = os.pread(
-                self._descriptors[self._index.files[record]],
-                wanted,
-                int(self._index.offsets[record]),
+                self._descriptors[file], wanted, start + _HEADER.size
             )
         except OSError as error:
             raise CorruptRecordError(
@@ -118,10 +110,16 @@ class RecordReader:
 
     def where(self, record: int) -> str:
         """Names a record: file, number in the file, offset."""
-        file = int(self._index.files[record])
-        first = int(np.searchsorted(self._index.files, file))
-        start = int(self._index.offsets[record]) - _HEADER.size
-        return f"{_name(record - first, self._paths[file])} (at byte {start})"
+        file, start, _ = self._place(record)
+        number = record - self._firsts[file]
+        return f"{_name(number, self._paths[file])} (at byte {start})"
+
+    def _place(self, record: int) -> tuple[int, int, int]:
+        """Number of the file, and where in it the record begins and ends."""
+        file = bisect.bisect_right(self._firsts, record) - 1
+        # Every file before has one more bound than it has records.
+        start, end = self._bounds[record + file : record + file + 2].tolist()
+        return file, start, end
 
     def __del__(self):
         for descriptor in getattr(self, "_descriptors", ()):
@@ -151,12 +149,12 @@ def load_or_build_index(
     """
     signature = _signature(paths)
     for cache_path in cache_paths:
-        index = _load(cache_path, signature)
-        if index is not None:
-            return index
+        arrays = mapped_arrays.load(cache_path, signature)
+        if arrays is not None:
+            return RecordIndex(**arrays)
     index = build_index(paths)
     for cache_path in cache_paths:
-        if _save(cache_path, signature, index):
+        if mapped_arrays.save(cache_path, signature, dataclasses.asdict(index)):
             break
     return index
 
@@ -168,29 +166,25 @@ def build_index(paths: Sequence[str]) -> RecordIndex:
         CorruptRecordError: a length does not match its CRC, or a file ends
             within a record.
     """
-    # Every record costs a read of its header, which takes long on a remote file
-    # system and waits without the interpreter lock.
-    with futures.ThreadPoolExecutor(_SCAN_THREADS) as pool:
-        scanned = list(pool.map(_scan, paths))
+    # Every record costs a read of its header, without the interpreter lock.
+    with futures.ThreadPoolExecutor(_THREADS) as pool:
+        bounds = list(pool.map(_scan, paths))
     return RecordIndex(
-        files=np.repeat(
-            np.arange(len(paths), dtype=np.int32),
-            [len(offsets) for offsets, _ in scanned],
-        ),
-        offsets=np.concatenate([offsets for offsets, _ in scanned]),
-        lengths=np.concatenate([lengths for _, lengths in scanned]),
+        firsts=np.cumsum([0, *(len(each) - 1 for each in bounds)]),
+        bounds=np.concatenate(bounds),
     )
 
 
-def _scan(path: str) -> tuple[np.ndarray, np.ndarray]:
-    offsets, lengths = [], []
+def _scan(path: str) -> np.ndarray:
+    """The bounds of the records of one file."""
+    bounds = [0]
     with open(path, "rb") as file:
         descriptor = file.fileno()
         end = os.fstat(descriptor).st_size
         position = 0
         while position < end:
             header = os.pread(descriptor, _HEADER.size, position)
-            where = f"{_name(len(offsets), path)} (at byte {position})"
+            where = f"{_name(len(bounds) - 1, path)} (at byte {position})"
             if len(header) < _HEADER.size:
                 raise CorruptRecordError(
                     f"{where} is cut: the file has only {end} bytes; copy or"
@@ -203,16 +197,15 @@ def _scan(path: str) -> tuple[np.ndarray, np.ndarray]:
                     " this is no TFRecord file, a compressed one, or it was"
                     " damaged; copy or make it again."
                 )
-            next_position = position + _HEADER.size + length + _FOOTER.size
+            next_position = position + length + _FRAME_BYTES
             if next_position > end:
                 raise CorruptRecordError(
                     f"{where} is cut: it should end at byte {next_position},"
                     f" the file has only {end} bytes; copy or make it again."
                 )
-            offsets.append(position + _HEADER.size)
-            lengths.append(length)
+            bounds.append(next_position)
             position = next_position
-    return np.array(offsets, np.int64), np.array(lengths, np.int64)
+    return np.array(bounds, np.int64)
 
 
 def _name(number: int, path: str) -> str:
@@ -223,49 +216,20 @@ def _masked(crc: int) -> int:
     return (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF
 
 
+def _open(path: str) -> int:
+    return os.open(path, os.O_RDONLY)
+
+
 def _signature(paths: Sequence[str]) -> str:
     """What must be unchanged for an index to fit: names, sizes, times."""
-    facts = []
-    for path in paths:
-        status = os.stat(path)
-        facts.append(
+    with futures.ThreadPoolExecutor(_THREADS) as pool:
+        facts = [
             [os.path.basename(path), status.st_size, status.st_mtime_ns]
-        )
-    return json.dumps([_INDEX_VERSION, facts])
-
-
-def _load(cache_path: str, signature: str) -> RecordIndex | None:
-    try:
-        with np.load(cache_path, allow_pickle=False) as stored:
-            if str(stored["signature"]) != signature:
-                return None
-            return RecordIndex(
-                **{
-                    field.name: stored[field.name]
-                    for field in dataclasses.fields(RecordIndex)
-                }
+            for path, status in zip(
+                paths, pool.map(os.stat, paths), strict=True
             )
-    except NPZ_ERRORS:
-        return None  # A cache: absent and unreadable are the same.
-
-
-def _save(cache_path: str, signature: str, index: RecordIndex) -> bool:
-    """Whether the index could be written."""
-    folder, name = os.path.split(cache_path)
-    try:
-        os.makedirs(folder, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(prefix=name, dir=folder)
-    except OSError:
-        return False
-    try:
-        with open(descriptor, "wb") as file:
-            np.savez(file, signature=signature, **dataclasses.asdict(index))
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, cache_path)
-    except OSError:
-        os.unlink(temporary)
-        return False
-    return True
+        ]
+    return json.dumps([_INDEX_VERSION, facts])
 
 
 def allow_open_files(count: int) -> None:

@@ -22,6 +22,7 @@ _MODULES = {
     "schedule": (0, ""),
     "world": (0, ""),
     "config": (0.5, ""),
+    "mapped_arrays": (0.75, "numpy"),
     "phases": (0.75, ""),
     #
     "devices": (1, ""),

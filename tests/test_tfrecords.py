@@ -2,7 +2,9 @@
 
 import concurrent.futures
 import io
+import json
 import os
+import pathlib
 import re
 import struct
 import subprocess
@@ -74,8 +76,8 @@ def _tamper(cache_path):
     """Takes the last record out of a stored index, leaving it valid."""
     with np.load(cache_path) as stored:
         arrays = dict(stored)
-    for name in ("files", "offsets", "lengths"):
-        arrays[name] = arrays[name][:-1]
+    arrays["bounds"] = arrays["bounds"][:-1]
+    arrays["firsts"][-1] -= 1
     with open(cache_path, "wb") as file:
         np.savez(file, **arrays)
 
@@ -127,11 +129,14 @@ def test_a_new_cache_holds_the_same_index(paths, tmp_path):
     cache_path = os.fspath(tmp_path / "train.npz")
     built = tfrecords.load_or_build_index(paths, [cache_path])
     loaded = tfrecords.load_or_build_index(paths, [cache_path])
-    for name in ("files", "offsets", "lengths"):
+    for name in ("firsts", "bounds"):
         expected = getattr(built, name)
         actual = getattr(loaded, name)
         assert actual.dtype == expected.dtype
         np.testing.assert_array_equal(actual, expected)
+    # In memory once for all processes of a host.
+    assert isinstance(loaded.bounds, np.memmap)
+    assert not loaded.bounds.flags.writeable
     # Nothing but the cache stays behind, and others may read it.
     assert sorted(os.listdir(tmp_path)) == ["data", "train.npz"]
     assert os.stat(cache_path).st_mode & 0o777 == 0o644
@@ -241,7 +246,7 @@ def test_a_spoilt_cache_is_replaced(paths, tmp_path, spoil):
     cache_path.write_bytes(spoilt)
     assert _all(_reader(paths, cache_path)) == whole
     with np.load(cache_path) as stored:
-        assert len(stored["lengths"]) == len(whole)
+        assert stored["firsts"][-1] == len(whole)
 
 
 @pytest.mark.parametrize(
@@ -391,3 +396,24 @@ def test_a_low_hard_limit_on_open_files_is_named(many_paths):
     assert said.startswith("ValueError 200 data files need ")
     assert "the limit of this process is 128" in said
     assert "ulimit -Hn" in said
+
+
+@pytest.mark.slow
+def test_imagenets_index_is_small_shared_and_quick(tmp_path):
+    program = pathlib.Path(__file__).parent / "programs" / "index_at_scale.py"
+    finished = subprocess.run(
+        [sys.executable, program, tmp_path, "2"],
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    first, *others = map(json.loads, finished.stdout.splitlines())
+    assert len(others) == 2
+    assert first["seconds"] < 60
+    for facts in others:
+        assert facts["seconds"] < 10
+        assert facts["resident_mb"] < 300
+        # The index itself has 10 MB.
+        assert facts["private_mb"] < facts["resident_mb"] - 8
+        assert facts["where_us"] < 100
