@@ -31,7 +31,7 @@ class Row(NamedTuple):
         record: [] string; see `ReadBatch`.
         label: [] int32.
         start: [] int64.
-        shape: [2] int64.
+        shape: [3] int64.
         index: [] int64, number of the image in its split.
         seed: [2] int64, of its augmentation.
         buffer: [bytes] uint8, the raw images of its batch.
@@ -47,9 +47,8 @@ class Row(NamedTuple):
 
     def pixels(self) -> tf.Tensor:
         """[height, width, 3] uint8: the raw image, or nothing."""
-        shape = tf.concat([self.shape, [3]], axis=0)
-        end = self.start + tf.reduce_prod(shape)
-        return tf.reshape(self.buffer[self.start : end], shape)
+        end = self.start + tf.reduce_prod(self.shape)
+        return tf.reshape(self.buffer[self.start : end], self.shape)
 
 
 class ReadBatch(NamedTuple):
@@ -60,8 +59,8 @@ class ReadBatch(NamedTuple):
             the raw image; empty where a corrupt record was skipped.
         labels: [batch] int32; -1 if the label is in the record.
         starts: [batch] int64, first byte of the raw image in `buffer`.
-        shapes: [batch, 2] int64, height and width of the raw image; 0 where
-            the record has none.
+        shapes: [batch, 3] int64, height, width and 3 of the raw image; 0, 0
+            and 3 where the record has none.
         buffer: [bytes] uint8, all raw images.
     """
 
@@ -115,7 +114,7 @@ def read_batch(
     records = np.empty(count, object)
     labels = np.empty(count, np.int32)
     starts = np.zeros(count, np.int64)
-    shapes = np.zeros([count, 2], np.int64)
+    shapes = np.tile(np.array([0, 0, 3], np.int64), [count, 1])
     buffer = np.empty(0, np.uint8)
     end = 0
     for place, index in enumerate(indices):
@@ -140,7 +139,7 @@ def read_batch(
                 record, np.uint8, length, raw.start
             )
             starts[place] = start
-            shapes[place] = raw.height, raw.width
+            shapes[place] = raw.height, raw.width, 3
             if raw.features_bytes is not None:
                 record = record[: raw.features_bytes] + raw_images.NO_IMAGE
         records[place] = record
@@ -185,7 +184,7 @@ def rows(
             record=tf.ensure_shape(row.record, [None]),
             label=tf.ensure_shape(row.label, [None]),
             start=tf.ensure_shape(row.start, [None]),
-            shape=tf.ensure_shape(row.shape, [None, 2]),
+            shape=tf.ensure_shape(row.shape, [None, 3]),
             index=tf.ensure_shape(row.index, [None]),
             seed=tf.ensure_shape(row.seed, [None, 2]),
             buffer=tf.ensure_shape(row.buffer, [None]),

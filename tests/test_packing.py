@@ -481,6 +481,16 @@ def test_impossible_options_are_refused(flags, message):
         PackOptions(**flags)
 
 
+def test_mistakes_are_told_in_a_sentence_and_help_explains():
+    told = _run("--help", check=False)
+    for words in ("tools/pack --data_dir=", "--shorter_side", "--on_corrupt"):
+        assert words in told.stdout
+    refused = _run("--shorter_side=8", "--max_side=9", check=False)
+    assert refused.returncode == 1
+    assert refused.stderr.startswith("error: --shorter_side=8 and")
+    assert refused.stderr.endswith("See --help for the flags.\n")
+
+
 def test_more_files_than_images_are_refused(source, tmp_path):
     with pytest.raises(ValueError, match=r"--train_shards=31 is more than the"):
         _pack(source, tmp_path, train_shards=31)
