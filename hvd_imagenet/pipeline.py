@@ -5,6 +5,7 @@ Batches come in a fixed order however many threads there are.
 
 import dataclasses
 import time
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
@@ -214,7 +215,11 @@ class Batches:
             dataset: the batches.
             origins: what makes them, one after the other, and their numbers.
         """
-        self._iterator = iter(dataset)
+        self._iterators = [iter(dataset)]
+        # At the latest when the interpreter begins to exit: later a thread that
+        # reads cannot have the interpreter lock back, and who ends the iterator
+        # would wait for it for ever.
+        weakref.finalize(self, self._iterators.clear)
         self._origins = (
             (pipeline, number)
             for pipeline, numbers in origins
@@ -236,7 +241,7 @@ class Batches:
         pipeline, number = next(self._origins)
         start = time.perf_counter()
         try:
-            batch = next(self._iterator)
+            batch = next(self._iterators[0])
         except tf_errors.ERRORS as error:
             raise (
                 pipeline.find_corrupt(number)
