@@ -21,6 +21,7 @@ from absl import app
 from hvd_imagenet import flags
 from hvd_imagenet.config import Config
 from hvd_imagenet.measuring.options import BenchmarkOptions
+from hvd_imagenet.plan import Plan, make_plan
 
 _INTERRUPTED = 130  # As shells report a program that SIGINT ended.
 
@@ -56,18 +57,17 @@ def _measure_input(
     from hvd_imagenet import devices, distributed
     from hvd_imagenet.measuring import input_speed
     from hvd_imagenet.open_data import open_data
-    from hvd_imagenet.plan import make_plan
 
     processes = distributed.start()
     world = processes.world
     data = open_data(config, processes)
-    # As long as the measurement takes, whatever the epochs of the recipe.
     plan = make_plan(
         config,
         world_size=world.size,
         train_images=len(data.train),
         validation_images=len(data.validation),
     )
+    _require_batches(plan, options)
     threads = config.data.input_threads or devices.threads_per_process(world)
     processes.barrier()  # All read at once.
     own = input_speed.measure(
@@ -92,6 +92,23 @@ def _measure_input(
         "source": data.train.description,
         "image_size": plan.phase(0).image_size,
     }
+
+
+def _require_batches(plan: Plan, options: BenchmarkOptions) -> None:
+    """Refuses to measure more batches than there are of one size.
+
+    Raises:
+        ValueError: says how many there are.
+    """
+    first, *others = plan.phases.phases
+    end = others[0].first_step if others else plan.total_steps
+    batches = end * first.accumulation_steps
+    if options.steps + options.warmup_steps > batches:
+        raise ValueError(
+            f"--steps={options.steps} and --warmup_steps={options.warmup_steps}"
+            f" are more than the {batches} batches of a process before the end"
+            " of the run or its first phase; lower them or raise --epochs."
+        )
 
 
 def _together(
