@@ -23,7 +23,7 @@ from hvd_imagenet.diagnosis import (
 )
 from hvd_imagenet.diagnosis import watch as watch_lib
 from hvd_imagenet.distributed import Processes
-from hvd_imagenet.world import launched_size
+from hvd_imagenet.world import launched_rank, launched_size
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -55,7 +55,9 @@ def examine(
     """
     environ = os.environ
     own = facts.gather(config, flagfiles, environ)
-    watch = watch_lib.Watch(timeout_seconds, own["host"])
+    rank = launched_rank(environ)
+    who = own["host"] if rank is None else f"rank {rank} on {own['host']}"
+    watch = watch_lib.Watch(timeout_seconds, who)
     try:
         is_launched = launched_size(environ) is not None
         backend = facts.backend(environ)

@@ -8,9 +8,15 @@ import threading
 class Watch:
     """Ends the process when a step takes too long; the others end with it."""
 
-    def __init__(self, timeout_seconds: float, host: str):
+    def __init__(self, timeout_seconds: float, who: str):
+        """Waits for nothing yet.
+
+        Args:
+            timeout_seconds: what every step may take.
+            who: this process, for people.
+        """
         self._timeout_seconds = timeout_seconds
-        self._host = host
+        self._who = who
         self._timer = None
 
     def begin(self, step: str) -> None:
@@ -29,7 +35,7 @@ class Watch:
 
     def _give_up(self, step: str) -> None:
         sys.stderr.write(
-            f"error: {self._host} gave up {step} after"
+            f"error: {self._who} gave up {step} after"
             f" {self._timeout_seconds:g} seconds; a process that does not say"
             " so is the one that the others wait for.\n"
         )
