@@ -489,3 +489,14 @@ def test_a_step_that_takes_too_long_ends_the_process():
     )
     assert finished.returncode == 1
     assert "host7 gave up waiting after 0.5 seconds" in finished.stderr
+
+
+def test_a_host_that_does_not_answer_for_itself_is_not_waited_for(tmp_path):
+    """A driver that hangs; so would the mount of the data."""
+    program = tmp_path / "nvidia-smi"
+    program.write_text("#!/bin/sh\nexec sleep 30\n")
+    program.chmod(0o755)
+    path = f"{tmp_path}:{jobs.environment()['PATH']}"
+    finished = _doctor("--timeout_seconds=5", PATH=path)
+    assert (finished.returncode, finished.stdout) == (1, "")
+    assert "gave up looking at itself" in finished.stderr

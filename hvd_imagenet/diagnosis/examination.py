@@ -54,11 +54,13 @@ def examine(
         could not join the others.
     """
     environ = os.environ
-    own = facts.gather(config, flagfiles, environ)
-    rank = launched_rank(environ)
-    who = own["host"] if rank is None else f"rank {rank} on {own['host']}"
+    rank, host = launched_rank(environ), facts.host_name(environ)
+    who = host if rank is None else f"rank {rank} on {host}"
     watch = watch_lib.Watch(timeout_seconds, who)
     try:
+        # A mount that does not answer holds up whoever looks at it.
+        watch.begin("looking at itself and its --data_dir")
+        own = facts.gather(config, flagfiles, environ)
         is_launched = launched_size(environ) is not None
         backend = facts.backend(environ)
         blockers = _what_keeps_from_joining(own, backend) if is_launched else []
@@ -123,11 +125,7 @@ def _examine_together(
     reading = None
     if speaks and own["data"]:
         reading = storage.read(config.data.data_dir, number / len(hosts))
-    readings = dict(
-        zip(
-            hosts, measurement.of_hosts(processes, speaks, reading), strict=True
-        )
-    )
+    readings = _by_host(processes, speaks, hosts, reading)
     room, state_bytes = None, 0
     if world.is_first and config.run.workdir is not None:
         watch.begin("looking at the directory of the run")

@@ -47,7 +47,7 @@ def gather(
     recipe = json.dumps(config.recipe(), sort_keys=True)
     return {
         **host_facts.gather(request),
-        "host": environ.get("HOROVOD_HOSTNAME") or socket.gethostname(),
+        "host": host_name(environ),
         "untried": versions.untried(),
         "build": distributed.describe_build(),
         "tensorflow_gpus": len(tf.config.list_physical_devices("GPU")),
@@ -55,6 +55,11 @@ def gather(
         "open_files": resource.getrlimit(resource.RLIMIT_NOFILE),
         "shared_memory": _free(_SHARED_MEMORY),
     }
+
+
+def host_name(environ: Mapping[str, str]) -> str:
+    """The name that the launcher knows this host by, or its own."""
+    return environ.get("HOROVOD_HOSTNAME") or socket.gethostname()
 
 
 def backend(environ: Mapping[str, str]) -> str:
