@@ -21,7 +21,7 @@ from absl import app
 from hvd_imagenet import flags
 from hvd_imagenet.config import Config
 from hvd_imagenet.measuring.options import BenchmarkOptions
-from hvd_imagenet.plan import Plan, make_plan
+from hvd_imagenet.plan import Plan
 
 _INTERRUPTED = 130  # As shells report a program that SIGINT ended.
 
@@ -61,12 +61,7 @@ def _measure_input(
     processes = distributed.start()
     world = processes.world
     data = open_data(config, processes)
-    plan = make_plan(
-        config,
-        world_size=world.size,
-        train_images=len(data.train),
-        validation_images=len(data.validation),
-    )
+    plan = data.plan
     _require_batches(plan, options)
     threads = config.data.input_threads or devices.threads_per_process(world)
     processes.barrier()  # All read at once.

@@ -22,7 +22,7 @@ from hvd_imagenet import (
 from hvd_imagenet.config import Config
 from hvd_imagenet.distributed import Processes
 from hvd_imagenet.open_data import open_data
-from hvd_imagenet.plan import Plan, make_plan
+from hvd_imagenet.plan import Plan
 from hvd_imagenet.sources import Source
 from hvd_imagenet.trainer import Trainer
 
@@ -67,12 +67,7 @@ def prepare(config: Config) -> Job:
     processes = distributed.start(compression=config.optimization.compression)
     world = processes.world
     data = open_data(config, processes)
-    plan = make_plan(
-        config,
-        world_size=world.size,
-        train_images=len(data.train),
-        validation_images=len(data.validation),
-    )
+    plan = data.plan
     processes.require_same(
         {
             **config.recipe(),

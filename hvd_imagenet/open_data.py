@@ -1,10 +1,11 @@
-"""Opens the data of a run on all of its processes."""
+"""Opens the data of a run on all of its processes, and plans with it."""
 
 import dataclasses
 
 from hvd_imagenet import label_offset, splits
 from hvd_imagenet.config import Config
 from hvd_imagenet.distributed import Processes
+from hvd_imagenet.plan import Plan, make_plan
 from hvd_imagenet.sources import Source
 
 
@@ -17,11 +18,13 @@ class Data:
         validation: validation images.
         label_offset: number that records store for the first class; None if
             they store none.
+        plan: what the processes will do with them.
     """
 
     train: Source
     validation: Source
     label_offset: int | None
+    plan: Plan
 
 
 def open_data(config: Config, processes: Processes) -> Data:
@@ -44,5 +47,11 @@ def open_data(config: Config, processes: Processes) -> Data:
         validation=validation,
         label_offset=label_offset.settle(
             (train, validation), config.model.num_classes
+        ),
+        plan=make_plan(
+            config,
+            world_size=processes.world.size,
+            train_images=len(train),
+            validation_images=len(validation),
         ),
     )
