@@ -21,7 +21,13 @@ _MODULES = {
     "knobs": (0, ""),
     "schedule": (0, ""),
     "world": (0, ""),
-    "config": (0.5, ""),
+    "config.data": (0.25, ""),
+    "config.model": (0.25, ""),
+    "config.optimization": (0.25, ""),
+    "config.phases": (0.25, ""),
+    "config.run": (0.25, ""),
+    "config.whole": (0.4, ""),
+    "config.__init__": (0.5, ""),
     "mapped_arrays": (0.75, "numpy"),
     "phases": (0.75, ""),
     #
@@ -160,10 +166,11 @@ def _own(names: set[str]) -> set[str]:
     for name in names:
         package, _, rest = name.partition(".")
         if package == "hvd_imagenet":
-            # The longest beginning that is a module: a.b.c names c of a.b.
-            parts = rest.split(".")
-            beginnings = [".".join(parts[:n]) for n in (2, 1)]
-            own.add(next((m for m in beginnings if m in _TREES), "__init__"))
+            # The longest beginning that is a module: a.b.c names c of a.b,
+            # and a.c names c of the folder a.
+            a, b, *_ = [*rest.split("."), "", ""]
+            modules = (f"{a}.{b}", a, f"{a}.__init__", "__init__")
+            own.add(next(m for m in modules if m in _TREES))
     return own
 
 
@@ -208,6 +215,7 @@ def test_the_examination_sees_what_it_is_for():
         "import hvd_imagenet.world\n"
         "from absl import flags\n"
         "from hvd_imagenet import __version__, plan\n"
+        "from hvd_imagenet.config import Config\n"
         "from hvd_imagenet.cluster import hosts\n"
         "from hvd_imagenet.cluster.survey import ask\n"
         "def function():\n"
@@ -219,6 +227,7 @@ def test_the_examination_sees_what_it_is_for():
         "__init__",
         "cluster.hosts",
         "cluster.survey",
+        "config.__init__",
         "plan",
         "trainer",
         "world",

@@ -1,0 +1,64 @@
+"""The knobs of the network."""
+
+import dataclasses
+
+from hvd_imagenet.knobs import Checked, recipe
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelConfig(Checked):
+    """The network and its number formats."""
+
+    model: str = recipe(
+        "resnet50",
+        "Network: ResNet v1.5 (stride in the 3x3 convolution).",
+        choices=("resnet18", "resnet34", "resnet50", "resnet101", "resnet152"),
+    )
+    num_classes: int = recipe(
+        1000, "Number of classes.", unit="classes", minimum=2, maximum=100_000
+    )
+    image_size: int = recipe(
+        224,
+        "Side of the square images that the network is trained on, until a"
+        " phase changes it.",
+        unit="pixels",
+        minimum=8,
+        maximum=2048,
+    )
+    zero_gamma: bool = recipe(
+        True,
+        "Start the last batch normalization of every residual block at gamma"
+        " zero (Goyal 2017, section 5.1).",
+    )
+    blur_pool: bool = recipe(
+        False,
+        "Blur what convolutions of stride 2 see, but for the first, by 3x3"
+        " binomial weights (Zhang 2019, arXiv 1904.11486).",
+    )
+    batch_norm_momentum: float = recipe(
+        0.9,
+        "Share of the old value that a step keeps in the running statistics"
+        " of batch normalization.",
+        minimum=0.0,
+        maximum=0.99999,
+    )
+    batch_norm_epsilon: float = recipe(
+        1e-5,
+        "Added to the variance in batch normalization.",
+        minimum=1e-8,
+        maximum=0.1,
+    )
+    bn_statistics: str = recipe(
+        "average",
+        "Running statistics used to evaluate and kept in checkpoints: the"
+        " average over ranks, which is independent of the number of ranks, or"
+        " those of rank 0.",
+        choices=("average", "rank0"),
+    )
+    precision: str = recipe(
+        "float32",
+        "Format of activations and convolutions; variables, batch"
+        " normalization statistics and logits stay float32. float16 scales the"
+        " loss dynamically.",
+        choices=("float32", "bfloat16", "float16"),
+    )

@@ -1,0 +1,61 @@
+"""The knobs of the run itself: seed, work directory, what is written when."""
+
+import dataclasses
+
+from hvd_imagenet.knobs import Checked, recipe, site
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunConfig(Checked):
+    """Seed, work directory and what is written when."""
+
+    seed: int = recipe(
+        0,
+        "Seed of weights, data order and augmentation.",
+        minimum=0,
+        maximum=2**31 - 1,
+    )
+    workdir: str | None = site(
+        None,
+        "Directory of the run: recipe, plan, metrics, checkpoints,"
+        " TensorBoard. A run found there is resumed.",
+    )
+    evaluation_every_epochs: int = site(
+        1,
+        "Evaluate after every so many epochs; the last is always evaluated.",
+        unit="epochs",
+        minimum=1,
+    )
+    evaluation_batch_size_per_process: int | None = site(
+        None,
+        "Images that one process evaluates at once. Default:"
+        " batch_size_per_process.",
+        unit="images",
+        minimum=1,
+    )
+    checkpoint_steps: int = site(
+        0,
+        "Write a checkpoint every so many steps, besides those at epoch ends."
+        " 0: only at epoch ends.",
+        unit="steps",
+        minimum=0,
+    )
+    keep_checkpoints: int = site(
+        3, "Newest checkpoints to keep.", unit="files", minimum=1
+    )
+    log_steps: int = site(
+        20,
+        "Log loss, accuracy and speed every so many steps.",
+        unit="steps",
+        minimum=1,
+    )
+    dry_run: bool = site(
+        False, "Print the plan of the run as one JSON object and exit."
+    )
+    world_size: int | None = site(
+        None,
+        "Number of processes to plan for, with --dry_run only. Default: those"
+        " that were started.",
+        unit="processes",
+        minimum=1,
+    )
