@@ -13,7 +13,8 @@ from concurrent import futures
 
 from array_record.python.array_record_data_source import ArrayRecordDataSource
 
-from hvd_imagenet.tfrecords import CorruptRecordError, allow_open_files
+from hvd_imagenet.framing import CorruptRecordError
+from hvd_imagenet.tfrecords import allow_open_files
 
 _OPEN_THREADS = 16
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from hvd_imagenet import flat_labels, imagenet
 from hvd_imagenet.config import Config
-from hvd_imagenet.tfrecords import CorruptRecordError
+from hvd_imagenet.framing import CorruptRecordError
 
 _IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png")
 

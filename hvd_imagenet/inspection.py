@@ -18,9 +18,9 @@ from PIL import Image
 from hvd_imagenet import tf_errors
 from hvd_imagenet.config import Config
 from hvd_imagenet.data_report import Finding, Look
+from hvd_imagenet.framing import CorruptRecordError
 from hvd_imagenet.preprocessing import make_preprocessing, parse_example
 from hvd_imagenet.sources import Source
-from hvd_imagenet.tfrecords import CorruptRecordError
 
 # How long to wait for one image.
 PATIENCE_SECONDS = 120

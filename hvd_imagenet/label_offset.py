@@ -25,8 +25,8 @@ import tensorflow as tf
 from google.protobuf.message import DecodeError
 
 from hvd_imagenet import imagenet
+from hvd_imagenet.framing import CorruptRecordError
 from hvd_imagenet.sources import Source, TFRecordSource
-from hvd_imagenet.tfrecords import CorruptRecordError
 
 _SYNSET_FEATURE = "image/class/synset"
 # Records that are read before there is a look at what they prove, and in all.

@@ -15,9 +15,9 @@ from absl import logging
 
 from hvd_imagenet import mixing, reading, tf_errors
 from hvd_imagenet.config import Config
+from hvd_imagenet.framing import CorruptRecordError
 from hvd_imagenet.preprocessing import parse_example
 from hvd_imagenet.sources import Source
-from hvd_imagenet.tfrecords import CorruptRecordError
 
 
 class Batch(NamedTuple):

@@ -12,8 +12,8 @@ import numpy as np
 import tensorflow as tf
 
 from hvd_imagenet import raw_images
+from hvd_imagenet.framing import CorruptRecordError
 from hvd_imagenet.sources import Source
-from hvd_imagenet.tfrecords import CorruptRecordError
 
 # TensorFlow takes a part of a tensor without copying it where it is aligned so.
 _ALIGNMENT = 64

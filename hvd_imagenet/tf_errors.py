@@ -4,7 +4,7 @@ import re
 
 import tensorflow as tf
 
-from hvd_imagenet.tfrecords import CorruptRecordError
+from hvd_imagenet.framing import CorruptRecordError
 
 # TensorFlow repeats bytes that it cannot parse in its error's text, and fails
 # to make text of them.

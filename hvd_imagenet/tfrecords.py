@@ -1,9 +1,4 @@
-"""Random access to TFRecord files by an index of offsets.
-
-A TFRecord file is a chain of records: length (uint64), CRC-32C of the length
-(uint32), data, CRC-32C of the data (uint32), all little-endian; the CRCs are
-masked (tensorflow/core/lib/io/record_writer.h).
-"""
+"""Random access to TFRecord files by an index of offsets."""
 
 import bisect
 import dataclasses
@@ -11,26 +6,18 @@ import errno
 import json
 import os
 import resource
-import struct
 from collections.abc import Sequence
 from concurrent import futures
 
-import google_crc32c
 import numpy as np
 
-from hvd_imagenet import mapped_arrays
+from hvd_imagenet import framing, mapped_arrays
+from hvd_imagenet.framing import CorruptRecordError
 
-_HEADER = struct.Struct("<QI")
-_FOOTER = struct.Struct("<I")
-_FRAME_BYTES = _HEADER.size + _FOOTER.size
 # A remote file system takes long to answer, and answers many at once.
 _THREADS = 16
 # Part of every stored index; raised when its meaning changes.
 _INDEX_VERSION = 2
-
-
-class CorruptRecordError(ValueError):
-    """A record that cannot be read; says which, and why."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -84,11 +71,10 @@ class RecordReader:
                 cannot be read, or the CRC does not fit.
         """
         file, start, end = self._place(record)
-        length = end - start - _FRAME_BYTES
-        wanted = length + _FOOTER.size
+        wanted = end - start - framing.HEADER_BYTES
         try:
             data = os.pread(
-                self._descriptors[file], wanted, start + _HEADER.size
+                self._descriptors[file], wanted, start + framing.HEADER_BYTES
             )
         except OSError as error:
             raise CorruptRecordError(
@@ -99,14 +85,7 @@ class RecordReader:
                 f"{self.where(record)} ends after {len(data)} of {wanted}"
                 " bytes: the file was cut since it was indexed."
             )
-        (stored,) = _FOOTER.unpack_from(data, length)
-        data = data[:length]
-        if _masked(google_crc32c.value(data)) != stored:
-            raise CorruptRecordError(
-                f"{self.where(record)} does not match its CRC-32C: its bytes"
-                " were damaged."
-            )
-        return data
+        return framing.checked(data, lambda: self.where(record))
 
     def where(self, record: int) -> str:
         """Names a record: file, number in the file, offset."""
@@ -124,13 +103,6 @@ class RecordReader:
     def __del__(self):
         for descriptor in getattr(self, "_descriptors", ()):
             os.close(descriptor)
-
-
-def framed(data: bytes) -> tuple[bytes, bytes, bytes]:
-    """What stands in a file for a record, in parts to write one by one."""
-    length = struct.pack("<Q", len(data))
-    header = length + _FOOTER.pack(_masked(google_crc32c.value(length)))
-    return header, data, _FOOTER.pack(_masked(google_crc32c.value(data)))
 
 
 def load_or_build_index(
@@ -183,21 +155,15 @@ def _scan(path: str) -> np.ndarray:
         end = os.fstat(descriptor).st_size
         position = 0
         while position < end:
-            header = os.pread(descriptor, _HEADER.size, position)
+            header = os.pread(descriptor, framing.HEADER_BYTES, position)
             where = f"{_name(len(bounds) - 1, path)} (at byte {position})"
-            if len(header) < _HEADER.size:
+            if len(header) < framing.HEADER_BYTES:
                 raise CorruptRecordError(
                     f"{where} is cut: the file has only {end} bytes; copy or"
                     " make it again."
                 )
-            length, stored = _HEADER.unpack(header)
-            if _masked(google_crc32c.value(header[:8])) != stored:
-                raise CorruptRecordError(
-                    f"{where} has a length that does not match its CRC-32C:"
-                    " this is no TFRecord file, a compressed one, or it was"
-                    " damaged; copy or make it again."
-                )
-            next_position = position + length + _FRAME_BYTES
+            length = framing.data_length(header, where)
+            next_position = position + length + framing.FRAME_BYTES
             if next_position > end:
                 raise CorruptRecordError(
                     f"{where} is cut: it should end at byte {next_position},"
@@ -210,10 +176,6 @@ def _scan(path: str) -> np.ndarray:
 
 def _name(number: int, path: str) -> str:
     return f"record {number} of {path}"
-
-
-def _masked(crc: int) -> int:
-    return (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF
 
 
 def _open(path: str) -> int:

@@ -18,7 +18,7 @@ from absl import app
 from hvd_imagenet import flags, imagenet, splits
 from hvd_imagenet import plan as plan_lib
 from hvd_imagenet.config import Config
-from hvd_imagenet.tfrecords import CorruptRecordError
+from hvd_imagenet.framing import CorruptRecordError
 from hvd_imagenet.world import launched_size
 
 _INTERRUPTED = 130  # As shells report a program that SIGINT ended.

@@ -21,9 +21,9 @@ from hvd_imagenet.config import (
     PhaseConfig,
     RunConfig,
 )
+from hvd_imagenet.framing import CorruptRecordError
 from hvd_imagenet.pipeline import Batch
 from hvd_imagenet.plan import make_plan
-from hvd_imagenet.tfrecords import CorruptRecordError
 from hvd_imagenet.world import World
 
 _SIZE = 16

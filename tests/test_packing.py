@@ -24,9 +24,9 @@ import jobs
 from hvd_imagenet import raw_images, splits
 from hvd_imagenet.config import Config, DataConfig, ModelConfig
 from hvd_imagenet.examples import ExampleFeatures
+from hvd_imagenet.framing import CorruptRecordError
 from hvd_imagenet.packing import job, manifest, records
 from hvd_imagenet.packing.options import PackOptions
-from hvd_imagenet.tfrecords import CorruptRecordError
 
 _TOOL = pathlib.Path(__file__).parent.parent / "tools" / "pack"
 _CLASSES = 5

@@ -11,7 +11,7 @@ from PIL import Image
 import image_data
 from hvd_imagenet import examples, imagenet, splits
 from hvd_imagenet.config import Config, DataConfig, ModelConfig, RunConfig
-from hvd_imagenet.tfrecords import CorruptRecordError
+from hvd_imagenet.framing import CorruptRecordError
 
 # In another order than they are sorted in.
 _CLASSES = ("n02113799", "n01440764", "n01768244")

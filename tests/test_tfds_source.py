@@ -20,8 +20,8 @@ from hvd_imagenet.config import (
     ModelConfig,
     OptimizationConfig,
 )
+from hvd_imagenet.framing import CorruptRecordError
 from hvd_imagenet.plan import make_plan
-from hvd_imagenet.tfrecords import CorruptRecordError
 from hvd_imagenet.world import World
 
 _FORMATS = ("tfrecord", "array_record")

@@ -15,7 +15,7 @@ import pytest
 import tensorflow as tf
 
 import image_data
-from hvd_imagenet import tfrecords
+from hvd_imagenet import framing, tfrecords
 
 _HEADER_BYTES = 12
 _FOOTER_BYTES = 4
@@ -262,7 +262,7 @@ def test_a_spoilt_cache_is_replaced(paths, tmp_path, spoil):
 )
 def test_a_cut_file_is_named_with_record_and_byte(path, cut):
     os.truncate(path, cut)
-    with pytest.raises(tfrecords.CorruptRecordError) as caught:
+    with pytest.raises(framing.CorruptRecordError) as caught:
         tfrecords.build_index([path])
     message = str(caught.value)
     assert message.startswith(f"record 2 of {path} (at byte {_start(2)})")
@@ -280,7 +280,7 @@ def test_a_file_cut_between_records_is_only_shorter(path):
 def test_a_damaged_length_is_found_at_index_time(path, byte):
     _flip(path, _start(1) + byte)
     with pytest.raises(
-        tfrecords.CorruptRecordError,
+        framing.CorruptRecordError,
         match=re.escape(f"record 1 of {path} (at byte {_start(1)}) has a"),
     ):
         tfrecords.build_index([path])
@@ -290,7 +290,7 @@ def test_a_file_of_another_kind_is_refused(tmp_path):
     path = tmp_path / "train-00000-of-00001"
     path.write_bytes(b"\x1f\x8b" + bytes(100))
     with pytest.raises(
-        tfrecords.CorruptRecordError, match=r"record 0 of .* no TFRecord file"
+        framing.CorruptRecordError, match=r"record 0 of .* no TFRecord file"
     ):
         tfrecords.build_index([os.fspath(path)])
 
@@ -308,7 +308,7 @@ def test_damaged_data_is_named_when_read_and_harms_no_other(path, byte):
     _flip(path, _start(1) + byte)
     reader = _reader([path])
     with pytest.raises(
-        tfrecords.CorruptRecordError,
+        framing.CorruptRecordError,
         match=re.escape(f"record 1 of {path} ") + ".*CRC-32C",
     ):
         reader.read(1)
@@ -321,12 +321,12 @@ def test_a_file_cut_after_it_was_indexed_is_named_when_read(path):
     whole = _all(reader)
     os.truncate(path, _start(1) + _HEADER_BYTES + 3)
     with pytest.raises(
-        tfrecords.CorruptRecordError,
+        framing.CorruptRecordError,
         match=re.escape(f"record 1 of {path} ") + ".* after 3 of 24 bytes",
     ):
         reader.read(1)
     with pytest.raises(
-        tfrecords.CorruptRecordError, match=r"record 2 of .* after 0 of 34"
+        framing.CorruptRecordError, match=r"record 2 of .* after 0 of 34"
     ):
         reader.read(2)
     assert reader.read(0) == whole[0]
@@ -340,7 +340,7 @@ def test_a_length_beyond_the_file_is_a_cut_record(tmp_path):
     image_data.write_records(path, [length])
     masked = path.read_bytes()[-_FOOTER_BYTES:]
     path.write_bytes(length + masked + b"data")
-    with pytest.raises(tfrecords.CorruptRecordError, match="is cut"):
+    with pytest.raises(framing.CorruptRecordError, match="is cut"):
         tfrecords.build_index([os.fspath(path)])
 
 

@@ -17,6 +17,7 @@ import numpy as np
 import tqdm
 
 from hvd_imagenet import imagenet, label_offset
+from hvd_imagenet.framing import CorruptRecordError
 from hvd_imagenet.packing import farm, manifest
 from hvd_imagenet.packing.journal import Journal
 from hvd_imagenet.packing.options import PackOptions
@@ -26,7 +27,6 @@ from hvd_imagenet.packing.shards import (
     ShardWorker,
     temporary_path,
 )
-from hvd_imagenet.tfrecords import CorruptRecordError
 
 _WORKDIR = ".pack"
 _SAMPLES = 64

@@ -11,8 +11,8 @@ from PIL import Image
 
 from hvd_imagenet import imagenet, raw_images
 from hvd_imagenet.examples import ExampleFeatures
+from hvd_imagenet.framing import CorruptRecordError
 from hvd_imagenet.packing.options import PackOptions
-from hvd_imagenet.tfrecords import CorruptRecordError
 
 # What packed records store for the first class, as the well-known builder
 # scripts of ImageNet do.

@@ -10,11 +10,11 @@ from collections.abc import Callable
 import google_crc32c
 import numpy as np
 
-from hvd_imagenet import order, splits, tfrecords
+from hvd_imagenet import framing, order, splits
+from hvd_imagenet.framing import CorruptRecordError
 from hvd_imagenet.packing import records
 from hvd_imagenet.packing.options import PackOptions
 from hvd_imagenet.sources import Source
-from hvd_imagenet.tfrecords import CorruptRecordError
 
 _TELL_SECONDS = 0.5
 _CHECK_BYTES = 1 << 22
@@ -168,7 +168,7 @@ class ShardWorker:
                     raise
                 skipped.append(str(error))
                 continue
-            for part in tfrecords.framed(packed.record):
+            for part in framing.framed(packed.record):
                 file.write(part)
                 crc = google_crc32c.extend(crc, part)
                 total += len(part)

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import time
 
-from hvd_imagenet import imagenet, splits, tfrecords
+from hvd_imagenet import framing, imagenet, splits
 from hvd_imagenet.config import Config, DataConfig
 
 _FILES = 1024
@@ -58,7 +58,7 @@ def main() -> None:
 def write(directory: pathlib.Path) -> None:
     """Records of one byte, as many as ImageNet has."""
     directory.mkdir(parents=True, exist_ok=True)
-    record = b"".join(tfrecords.framed(b"x"))
+    record = b"".join(framing.framed(b"x"))
     for file in range(_FILES):
         first, end = (
             imagenet.TRAIN_IMAGES * number // _FILES
