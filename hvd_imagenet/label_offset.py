@@ -20,7 +20,6 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from concurrent import futures
 
-import numpy as np
 import tensorflow as tf
 from google.protobuf.message import DecodeError
 
@@ -111,12 +110,7 @@ def _chunks(
 ) -> Iterator[list[tuple[TFRecordSource, int]]]:
     """Records to look at, of all sources in turn, without repetition."""
     limit, share = _LIMIT // len(sources), _CHUNK // len(sources)
-    places = []
-    for source in sources:
-        shuffled = np.random.default_rng(0).permutation(len(source))[:limit]
-        # Where data is sorted by class, its ends tell.
-        ends = [0, len(source) - 1]
-        places.append([*dict.fromkeys([*ends, *shuffled.tolist()])][:limit])
+    places = [source.sample(limit) for source in sources]
     for start in range(0, max(map(len, places)), share):
         yield [
             (source, index)

@@ -54,6 +54,11 @@ class Phases:
         first_steps = [phase.first_step for phase in self.phases]
         return self.phases[bisect.bisect_right(first_steps, step) - 1]
 
+    def at_position(self, position: int) -> Phase:
+        """The phase whose steps take the image at `position` of the stream."""
+        firsts = [phase.first_position for phase in self.phases]
+        return self.phases[bisect.bisect_right(firsts, position) - 1]
+
     def images_before(self, step: int) -> int:
         """Images of the stream that the steps before `step` take."""
         phase = self.at(step)

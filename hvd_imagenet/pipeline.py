@@ -208,18 +208,21 @@ class Batches:
         self,
         dataset: tf.data.Dataset,
         origins: Iterable[tuple[Pipeline, range]],
+        close: Callable[[], None],
     ):
         """Starts reading.
 
         Args:
             dataset: the batches.
             origins: what makes them, one after the other, and their numbers.
+            close: called when there will be no more of them.
         """
         self._iterators = [iter(dataset)]
         # At the latest when the interpreter begins to exit: later a thread that
         # reads cannot have the interpreter lock back, and who ends the iterator
         # would wait for it for ever.
         weakref.finalize(self, self._iterators.clear)
+        weakref.finalize(self, close)  # Is called first.
         self._origins = (
             (pipeline, number)
             for pipeline, numbers in origins

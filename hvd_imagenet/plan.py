@@ -88,6 +88,24 @@ class Plan:
         start = self.images_before(step) + number * size
         return range(start, start + size)
 
+    def rows_before(self, position: int, rank: int) -> int:
+        """How many of the first `position` images of the stream are `rank`'s.
+
+        See `stream_order.py`, which has its own images for these positions.
+        """
+        phase = self.phases.at_position(position)
+        return phase.first_position // self.world_size + _dealt(
+            position - phase.first_position,
+            phase.batch_size_per_process,
+            self.world_size,
+            rank,
+        )
+
+    def evaluation_rows_before(self, position: int, rank: int) -> int:
+        """As `rows_before`, of the validation images."""
+        batch = self.evaluation_batch_size_per_process
+        return _dealt(position, batch, self.world_size, rank)
+
     def evaluation_batch(self, index: int, rank: int) -> range:
         """Validation images of batch `index` of `rank`, possibly none."""
         batch = self.evaluation_batch_size_per_process
@@ -132,6 +150,12 @@ class Plan:
         steps.update(changes, (change - 1 for change in changes))
         steps.update(map(self.epoch_end_step, range(self.epochs)))
         return sorted(step for step in steps if 0 <= step <= last)
+
+
+def _dealt(positions: int, size: int, world_size: int, rank: int) -> int:
+    """How many of the first `positions` are dealt to `rank`, `size` a turn."""
+    rounds, rest = divmod(positions, size * world_size)
+    return rounds * size + min(max(rest - rank * size, 0), size)
 
 
 def make_plan(

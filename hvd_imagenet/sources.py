@@ -75,6 +75,13 @@ class TFRecordSource:
         self.features = examples.imagenet(label_offset)
         self.description += f", labels from {label_offset} ({reason})"
 
+    def sample(self, limit: int) -> list[int]:
+        """Up to `limit` images that stand for all."""
+        shuffled = np.random.default_rng(0).permutation(len(self))[:limit]
+        # Where data is sorted by class, its ends tell.
+        ends = [0, len(self) - 1]
+        return [*dict.fromkeys([*ends, *shuffled.tolist()])][:limit]
+
     def __len__(self) -> int:
         return len(self._reader)
 

@@ -1,10 +1,11 @@
 """Finds the splits of a data set in its directory and opens them."""
 
-import glob
+import contextlib
 import os
+import pathlib
 import re
 
-from hvd_imagenet import folders, imagenet
+from hvd_imagenet import folders, imagenet, packed_sets, shard_names
 from hvd_imagenet.config import Config
 from hvd_imagenet.sources import (
     Source,
@@ -12,8 +13,6 @@ from hvd_imagenet.sources import (
     TFRecordSource,
     index_paths,
 )
-
-_SHARD_NAME = re.compile(r"-(?P<number>\d+)-of-(?P<total>\d+)$")
 
 
 def open_split(config: Config, split: str) -> Source:
@@ -24,13 +23,39 @@ def open_split(config: Config, split: str) -> Source:
             do not fit; one sentence with the remedy.
     """
     data_dir = config.data.data_dir
-    data_format = config.data.data_format
-    if data_format == "synthetic":
+    if config.data.data_format == "synthetic":
         return _open_synthetic(config, split)
     if data_dir is None:
         raise ValueError(
             "--data_dir is not given; name the directory of the images, or use"
             " --data_format=synthetic."
+        )
+    if config.data.shuffle == "buffered":
+        source = _open_streamed(config, split)
+    else:
+        source = _open_at_random(config, split)
+    if not len(source):
+        raise ValueError(
+            f"The {split} split of --data_dir={data_dir} has no images; make"
+            " the data again."
+        )
+    override = getattr(config.data, f"{split}_images")
+    if override is not None and override != len(source):
+        raise ValueError(
+            f"--{split}_images={override}, but --data_dir={data_dir} has"
+            f" {len(source)}; leave the flag away when there is data."
+        )
+    return source
+
+
+def _open_at_random(config: Config, split: str) -> Source:
+    data_dir = config.data.data_dir
+    data_format = config.data.data_format
+    if config.data.local_data_dir is None:
+        raise ValueError(
+            f"--data_dir={data_dir} is not a path of this host, and"
+            " --shuffle=global needs random access; read it in streams"
+            " (--shuffle=buffered), mount it, or copy the data."
         )
     if not os.path.isdir(data_dir):
         raise ValueError(
@@ -47,27 +72,14 @@ def open_split(config: Config, split: str) -> Source:
             f" and this is {data_format}; leave the flag out."
         )
     if data_format == "tfrecord":
-        source = _open_tfrecords(config, split)
-    elif data_format == "tfds":
-        source = _open_tfds(config, split)
-    else:
-        source = folders.open_split(config, split)
-    if not len(source):
-        raise ValueError(
-            f"The {split} split of --data_dir={data_dir} has no images; make"
-            " the data again."
-        )
-    override = getattr(config.data, f"{split}_images")
-    if override is not None and override != len(source):
-        raise ValueError(
-            f"--{split}_images={override}, but --data_dir={data_dir} has"
-            f" {len(source)}; leave the flag away when there is data."
-        )
-    return source
+        return _open_tfrecords(config, split)
+    if data_format == "tfds":
+        return _open_tfds(config, split)
+    return folders.open_split(config, split)
 
 
 def _detect_format(data_dir: str, tfds_name: str) -> str:
-    if _shards(data_dir, "train"):
+    if shard_names.shards(data_dir, os.listdir(data_dir), "train"):
         return "tfrecord"
     if folders.split_folder(data_dir, "train"):
         return "folder"
@@ -95,49 +107,25 @@ def _open_synthetic(config: Config, split: str) -> SyntheticSource:
     )
 
 
-def _shards(data_dir: str, split: str) -> list[str]:
-    """Paths of a split's shards, checked to be complete."""
-    found = {}
-    for name in imagenet.SPLIT_NAMES[split]:
-        pattern = os.path.join(glob.escape(data_dir), f"{name}-*-of-*")
-        paths = filter(_SHARD_NAME.search, sorted(glob.glob(pattern)))
-        found[name] = {path: _SHARD_NAME.search(path) for path in paths}
-    found = {name: paths for name, paths in found.items() if paths}
-    if len(found) > 1:
-        names = " and ".join(f"{name}-*-of-*" for name in found)
-        raise ValueError(
-            f"{data_dir} has both {names} files, which would count images"
-            " twice; remove one of the two sets."
-        )
-    for name, matches in found.items():
-        totals = {int(match["total"]) for match in matches.values()}
-        numbers = sorted(int(match["number"]) for match in matches.values())
-        if numbers != list(range(min(totals))) or len(totals) > 1:
-            raise ValueError(
-                f"{data_dir} has {len(matches)} files {name}-*-of-*, whose"
-                " names say there are"
-                f" {' and '.join(map(str, sorted(totals)))}; copy the missing"
-                " ones, or remove those of another set."
-            )
-        return list(matches)
-    return []
-
-
 def _open_tfrecords(config: Config, split: str) -> TFRecordSource:
-    data_dir = config.data.data_dir
-    paths = _shards(data_dir, split)
-    if not paths:
-        names = imagenet.SPLIT_NAMES[split]
-        raise ValueError(
-            f"--data_dir={data_dir} has no files named"
-            f" {' or '.join(f'{name}-*-of-*' for name in names)}, the {split}"
-            " split; name the directory that holds them."
-        )
+    data_dir, workdir = config.data.data_dir, config.run.workdir
+    paths = shard_names.required_shards(data_dir, os.listdir(data_dir), split)
+    packed = None
+    with contextlib.suppress(FileNotFoundError):
+        manifest = pathlib.Path(data_dir, packed_sets.NAME)
+        packed = packed_sets.parse(manifest.read_text(encoding="utf-8"))
     return TFRecordSource(
         paths,
-        index_paths(data_dir, config.run.workdir, split),
-        label_offset=config.data.label_offset,
+        index_paths(data_dir, workdir, split),
+        label_offset=packed_sets.label_offset(packed, config.data.label_offset),
     )
+
+
+def _open_streamed(config: Config, split: str) -> Source:
+    # TensorFlow takes seconds to start.
+    from hvd_imagenet import stream_sources
+
+    return stream_sources.open_split(config, split)
 
 
 def _open_tfds(config: Config, split: str) -> Source:

@@ -11,9 +11,11 @@ takes neither TensorFlow nor the code that made the data set; nothing is ever
 downloaded or prepared here.
 """
 
+import dataclasses
 import glob
 import os
 import re
+from collections.abc import Callable
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -63,12 +65,56 @@ class TfdsSource:
         return self._reader.where(int(self._records[index]))
 
 
-def open_split(config: Config, split: str) -> TfdsSource:
-    """Opens the "train" or "validation" split of `--tfds_name`.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PreparedSplit:
+    """What TFDS wrote about a split, or about a part of one.
+
+    Attributes:
+        info: the data set.
+        name: the split, as TFDS writes it.
+        instructions: its ranges of files, in order.
+        features: where image and label are in the records.
+        folder: directory of the files.
+    """
+
+    info: tfds.core.DatasetInfo
+    name: str
+    instructions: list[tfds.core.utils.shard_utils.FileInstruction]
+    features: ExampleFeatures
+    folder: str
+
+    @property
+    def lengths(self) -> dict[str, int]:
+        """Records of every file, which may have several of the ranges."""
+        return {
+            each.filename: each.examples_in_shard for each in self.instructions
+        }
+
+    @property
+    def description(self) -> str:
+        """For people."""
+        return (
+            f"TFDS {self.info.full_name}, split {self.name},"
+            f" {self.info.file_format.value} files"
+        )
+
+    def require_files(self, is_there: Callable[[str], bool]) -> None:
+        """Raises a ValueError if a file is missing."""
+        missing = [path for path in self.lengths if not is_there(path)]
+        if missing:
+            raise ValueError(
+                f"{missing[0]} is not there, nor are {len(missing) - 1} others"
+                f" of the {len(self.lengths)} files of {self.info.full_name},"
+                f" split {self.name}; copy them, or prepare the data set again."
+            )
+
+
+def find_split(config: Config, split: str) -> PreparedSplit:
+    """Finds the "train" or "validation" split of `--tfds_name`.
 
     Raises:
         ValueError: it is not prepared in `--data_dir`, is no image
-            classification, of another number of classes, or incomplete.
+            classification, or of another number of classes.
     """
     if config.data.label_offset == 1:
         raise ValueError(
@@ -86,37 +132,41 @@ def open_split(config: Config, split: str) -> TfdsSource:
             f" --num_classes={classes} or choose another --tfds_name."
         )
     name = _split_name(config, info, split)
-    instructions = _file_instructions(info, split, name)
-    # A part of a split may take several ranges of one file.
-    lengths = {each.filename: each.examples_in_shard for each in instructions}
-    paths = list(lengths)
-    missing = [path for path in paths if not os.path.isfile(path)]
-    if missing:
-        raise ValueError(
-            f"{missing[0]} is not there, nor are {len(missing) - 1} others of"
-            f" the {len(paths)} files of {info.full_name}, split {name}; copy"
-            " them, or prepare the data set again."
-        )
-    cache_paths = index_paths(
-        os.fspath(builder.data_dir), config.run.workdir, split
+    return PreparedSplit(
+        info=info,
+        name=name,
+        instructions=_file_instructions(info, split, name),
+        features=ExampleFeatures(image=image, label=label, label_offset=0),
+        folder=os.fspath(builder.data_dir),
     )
-    reader, counts = _open_files(info, paths, cache_paths)
+
+
+def open_split(config: Config, split: str) -> TfdsSource:
+    """Opens the "train" or "validation" split of `--tfds_name`.
+
+    Raises:
+        ValueError: as `find_split`, or files are missing or others.
+    """
+    found = find_split(config, split)
+    found.require_files(os.path.isfile)
+    paths = list(found.lengths)
+    reader, counts = _open_files(
+        found.info, paths, index_paths(found.folder, config.run.workdir, split)
+    )
     for path, count in zip(paths, counts, strict=True):
-        if count != lengths[path]:
+        if count != found.lengths[path]:
             raise ValueError(
                 f"{path} has {count} records, but the dataset_info.json beside"
-                f" it says {lengths[path]}; copy both again from one place."
+                f" it says {found.lengths[path]}; copy both again from one"
+                " place."
             )
     firsts = dict(zip(paths, np.cumsum([0, *counts]), strict=False))
     ranges = [
         firsts[each.filename] + np.arange(each.skip, each.skip + each.take)
-        for each in instructions
+        for each in found.instructions
     ]
     return TfdsSource(
-        reader,
-        np.concatenate(ranges),
-        ExampleFeatures(image=image, label=label, label_offset=0),
-        f"TFDS {info.full_name}, split {name}, {info.file_format.value} files",
+        reader, np.concatenate(ranges), found.features, found.description
     )
 
 

@@ -355,6 +355,8 @@ _OTHER = {
     "validation_labels": "/data/labels.txt",
     "label_offset": 0,
     "on_corrupt": "skip",
+    "shuffle": "buffered",
+    "shuffle_buffer_size": 999,
     "crop_area_min": 0.1,
     "crop_area_max": 0.9,
     "crop_aspect_min": 2 / 3,

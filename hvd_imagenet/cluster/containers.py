@@ -89,7 +89,7 @@ class Containers:
         # The last value of a flag counts.
         paths = {
             "workdir": f"{_RUNS}/{os.path.basename(self._workdir())}",
-            "data_dir": self.config.data.data_dir and _DATA,
+            "data_dir": self.config.data.local_data_dir and _DATA,
         }
         return [
             ["docker", "run", "--rm"],
@@ -105,8 +105,8 @@ class Containers:
     def _options(self) -> list[list[str]]:
         """What all of the containers are run with."""
         volumes = [f"{os.path.dirname(self._workdir())}:{_RUNS}"]
-        if self.config.data.data_dir is not None:
-            data_dir = os.path.abspath(self.config.data.data_dir)
+        if self.config.data.local_data_dir is not None:
+            data_dir = os.path.abspath(self.config.data.local_data_dir)
             volumes.append(f"{data_dir}:{_DATA}:ro")
         if self.remote:
             volumes += [

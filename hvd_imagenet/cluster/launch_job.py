@@ -192,7 +192,7 @@ def check_hosts(
             launcher = listener.getsockname()
         request = {
             "backend": command.backend,
-            "data_dir": config.data.data_dir,
+            "data_dir": config.data.local_data_dir,
             "flagfiles": flags.flagfiles(command.training),
             "interface": command.network_interface,
             "launcher": launcher,

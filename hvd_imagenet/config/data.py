@@ -11,7 +11,9 @@ class DataConfig(Checked):
 
     data_dir: str | None = site(
         None,
-        "Directory of the images, laid out as data_format says.",
+        "Directory of the images, laid out as data_format says. With"
+        " shuffle=buffered also one that TensorFlow reads by other means, such"
+        " as gs://BUCKET/FOLDER.",
     )
     data_format: str = site(
         "auto",
@@ -83,6 +85,28 @@ class DataConfig(Checked):
         " JPEG only the part that a crop needs is decoded, and damage elsewhere"
         " is not noticed.",
         choices=("fail", "skip"),
+    )
+    shuffle: str = recipe(
+        "global",
+        "Order of the training images. global: one permutation of all images"
+        " per epoch, the same on any number of processes; reads records at"
+        " random, so data_dir must be a path of the host. buffered: reads files"
+        " of the formats tfrecord and tfds from beginning to end, remote ones"
+        " too. Every image is seen exactly once per epoch, but neighbours in a"
+        " file stay near each other; which images make up a step depends on the"
+        " number of processes; and a run that is resumed on another number of"
+        " them within an epoch may see images of that epoch twice and miss"
+        " others.",
+        choices=("global", "buffered"),
+    )
+    shuffle_buffer_size: int = recipe(
+        4096,
+        "How far an image may change its place with shuffle=buffered, and"
+        " about how many encoded images a process keeps in memory.",
+        unit="images",
+        minimum=1,
+        maximum=10_000_000,
+        when=("shuffle", ("buffered",)),
     )
     crop_area_min: float = recipe(
         0.08,
@@ -191,6 +215,12 @@ class DataConfig(Checked):
         minimum=0,
         maximum=1024,
     )
+
+    @property
+    def local_data_dir(self) -> str | None:
+        """`data_dir`, if it is a path that this host could have."""
+        is_remote = self.data_dir is not None and "://" in self.data_dir
+        return None if is_remote else self.data_dir
 
     def __post_init__(self):
         super().__post_init__()

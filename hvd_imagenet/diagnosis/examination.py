@@ -148,7 +148,7 @@ def _examine_together(
             *exchange.clocks(measured_links, hosts),
             *exchange.network(measured_links, hosts),
             *exchange.allreduce(allreduce, measured_links, hosts),
-            *files.data(by_host, config.data.data_dir, readings),
+            *files.data(by_host, config.data.local_data_dir, readings),
             *files.run_directory(
                 room, state_bytes, config.run.keep_checkpoints
             ),

@@ -39,7 +39,7 @@ def gather(
         "shared_memory": free bytes, None if there is none.
     """
     request = {
-        "data_dir": config.data.data_dir,
+        "data_dir": config.data.local_data_dir,
         "flagfiles": list(flagfiles),
         "interface": environ.get("HOROVOD_GLOO_IFACE"),
         "launcher": None,

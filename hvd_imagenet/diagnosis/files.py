@@ -22,7 +22,7 @@ def data(
 ) -> list[Finding]:
     """The data are there, the same, and read at like rates."""
     if data_dir is None:
-        return [ok("data", "no --data_dir is given")]
+        return [ok("data", "no --data_dir is a path of the hosts")]
     found = list(comparison.data(facts, data_dir))
     rates = {}
     for host, reading in readings.items():

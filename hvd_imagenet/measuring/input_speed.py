@@ -20,6 +20,7 @@ from hvd_imagenet.pipeline import Pipeline
 from hvd_imagenet.plan import Plan
 from hvd_imagenet.preprocessing import draw, parse_example, random_window
 from hvd_imagenet.sources import Source
+from hvd_imagenet.streaming import StreamedSource
 from hvd_imagenet.world import World
 
 # Images that are decoded again and again from memory, and how often.
@@ -68,7 +69,8 @@ def measure(
         "read_share" of the processor time, to read and check records;
         "decode_share", to decode the parts of images that the crops need;
         "other_share", to hand records to TensorFlow, parse, draw crops, resize,
-        flip and batch; "bytes_per_image", as read.
+        flip and batch; "bytes_per_image", as read. Of images that are read in
+        streams only the rates.
     """
     batch_size = plan.phase(0).batch_size_per_process
     # Nobody keeps the batches: they would be made in the background still.
@@ -78,8 +80,15 @@ def measure(
         warmup_steps,
         steps,
     )
+    rates = {
+        "images_per_second": whole.images / whole.seconds,
+        "images_per_cpu_second": whole.images / whole.cpu_seconds,
+    }
+    if isinstance(source, StreamedSource):
+        return rates  # A stream is read once, not again and again.
+    access = dataset.training_access(config, plan, source, world)
     pipeline = dataset.training_pipeline(
-        config, plan, source, world, plan.phase(0)
+        config, plan, access, world, plan.phase(0)
     )
     numbers = range(-(-_IMAGES // batch_size))
     read_seconds, bytes_per_image = _reading(pipeline, numbers)
@@ -89,8 +98,7 @@ def measure(
         "decode_share": _decoding(config, pipeline, numbers) / per_image,
     }
     return {
-        "images_per_second": whole.images / whole.seconds,
-        "images_per_cpu_second": whole.images / whole.cpu_seconds,
+        **rates,
         **shares,
         "other_share": 1.0 - sum(shares.values()),
         "bytes_per_image": bytes_per_image,

@@ -6,12 +6,9 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
+from hvd_imagenet.packed_sets import FORMAT_VERSION, NAME
 from hvd_imagenet.packing.records import LABEL_OFFSET
 from hvd_imagenet.packing.shards import Report, temporary_path
-
-NAME = "manifest.json"
-# Raised when the meaning of what is written changes.
-FORMAT_VERSION = 1
 
 
 def make(
