@@ -132,7 +132,8 @@ _MODULES = {
     "check_data": (6, "absl.app tensorflow"),
     "measuring.__init__": (0, ""),
     "measuring.options": (0.5, ""),
-    "measuring.input_speed": (4, "numpy tensorflow"),
+    "measuring.input_cost": (4, "numpy tensorflow"),
+    "measuring.input_speed": (5, ""),
     #
     "benchmark": (6, "absl.app"),
     "doctor": (6, "absl.app"),

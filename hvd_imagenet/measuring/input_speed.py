@@ -1,176 +1,89 @@
-"""How many images a second the input pipeline makes, and what they cost.
+"""How fast the input pipelines of all processes are together."""
 
-Rates are by the clock, shares by the processor time of this process, which
-does not depend on what else the machine does.
-"""
-
-import dataclasses
-import itertools
-import time
-from collections.abc import Iterable
+import os
+import statistics
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-import tensorflow as tf
-
-from hvd_imagenet import dataset, reading
+from hvd_imagenet import devices, distributed
 from hvd_imagenet.config import Config
-from hvd_imagenet.decoding import decode_window
-from hvd_imagenet.pipeline import Pipeline
+from hvd_imagenet.measuring import input_cost
+from hvd_imagenet.measuring.options import BenchmarkOptions
+from hvd_imagenet.open_data import open_data
 from hvd_imagenet.plan import Plan
-from hvd_imagenet.preprocessing import draw, parse_example, random_window
-from hvd_imagenet.sources import Source
-from hvd_imagenet.streaming import StreamedSource
-from hvd_imagenet.world import World
-
-# Images that are decoded again and again from memory, and how often.
-_IMAGES = 512
-_TIMES = 3
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Cost:
-    """What a number of images took.
-
-    Attributes:
-        images: number of images.
-        seconds: by the clock.
-        cpu_seconds: of all threads of this process.
-    """
-
-    images: int
-    seconds: float
-    cpu_seconds: float
-
-
-def measure(
-    config: Config,
-    plan: Plan,
-    source: Source,
-    world: World,
-    *,
-    threads: int,
-    steps: int,
-    warmup_steps: int,
-) -> dict[str, Any]:
-    """Measures the training images of this process.
-
-    Args:
-        config: of the run.
-        plan: its plan; batches are those of its first phase.
-        source: training images.
-        world: the place of this process.
-        threads: threads of the pipeline.
-        steps: micro-batches to measure.
-        warmup_steps: micro-batches before.
+def measure(options: BenchmarkOptions, config: Config) -> dict[str, Any] | None:
+    """Measures the input pipelines of all processes at once.
 
     Returns:
-        "images_per_second", by the clock; "images_per_cpu_second";
-        "read_share" of the processor time, to read and check records;
-        "decode_share", to decode the parts of images that the crops need;
-        "other_share", to hand records to TensorFlow, parse, draw crops, resize,
-        flip and batch; "bytes_per_image", as read. Of images that are read in
-        streams only the rates.
+        What the first process prints: rates are of all processes together,
+        shares the mean over processes, cores those that the processes may use.
+        None on the others.
+
+    Raises:
+        ValueError: one sentence on what is wrong and the remedy.
     """
-    batch_size = plan.phase(0).batch_size_per_process
-    # Nobody keeps the batches: they would be made in the background still.
-    whole = _cost(
-        dataset.training_batches(config, plan, source, world, threads=threads),
-        batch_size,
-        warmup_steps,
-        steps,
+    processes = distributed.start()
+    world = processes.world
+    data = open_data(config, processes)
+    plan = data.plan
+    _require_batches(plan, options)
+    threads = config.data.input_threads or devices.threads_per_process(world)
+    processes.barrier()  # All read at once.
+    own = input_cost.measure(
+        config,
+        plan,
+        data.train,
+        world,
+        threads=threads,
+        steps=options.steps,
+        warmup_steps=options.warmup_steps,
     )
-    rates = {
-        "images_per_second": whole.images / whole.seconds,
-        "images_per_cpu_second": whole.images / whole.cpu_seconds,
+    cores = len(os.sched_getaffinity(0)) if world.local_rank == 0 else 0
+    everyone = processes.gather_object((own, cores))
+    if not world.is_first:
+        return None
+    return {
+        "mode": "input",
+        "processes": world.size,
+        "threads_per_process": threads,
+        **_together([own for own, _ in everyone], sum(c for _, c in everyone)),
+        "images": len(data.train),
+        "source": data.train.description,
+        "image_size": plan.phase(0).image_size,
     }
-    if isinstance(source, StreamedSource):
-        return rates  # A stream is read once, not again and again.
-    access = dataset.training_access(config, plan, source, world)
-    pipeline = dataset.training_pipeline(
-        config, plan, access, world, plan.phase(0)
-    )
-    numbers = range(-(-_IMAGES // batch_size))
-    read_seconds, bytes_per_image = _reading(pipeline, numbers)
-    per_image = whole.cpu_seconds / whole.images
-    shares = {
-        "read_share": read_seconds / per_image,
-        "decode_share": _decoding(config, pipeline, numbers) / per_image,
+
+
+def _require_batches(plan: Plan, options: BenchmarkOptions) -> None:
+    """Refuses to measure more batches than there are of one size.
+
+    Raises:
+        ValueError: says how many there are.
+    """
+    first, *others = plan.phases.phases
+    end = others[0].first_step if others else plan.total_steps
+    batches = end * first.accumulation_steps
+    if options.steps + options.warmup_steps > batches:
+        raise ValueError(
+            f"--steps={options.steps} and --warmup_steps={options.warmup_steps}"
+            f" are more than the {batches} batches of a process before the end"
+            " of the run or its first phase; lower them or raise --epochs."
+        )
+
+
+def _together(
+    measured: Sequence[Mapping[str, float]], cores: int
+) -> dict[str, float]:
+    """Rates added, the rest averaged."""
+    rate = sum(own["images_per_second"] for own in measured)
+    mean = {
+        name: statistics.fmean(own[name] for own in measured)
+        for name in measured[0]
     }
     return {
-        **rates,
-        **shares,
-        "other_share": 1.0 - sum(shares.values()),
-        "bytes_per_image": bytes_per_image,
+        **mean,
+        "images_per_second": rate,
+        "cores": cores,
+        "per_core": rate / cores,
     }
-
-
-def _cost(batches: Iterable[Any], size: int, before: int, count: int) -> Cost:
-    """What the batches after the first ones take."""
-    iterator = iter(batches)
-    for _ in itertools.islice(iterator, before):
-        pass
-    seconds, cpu_seconds = time.perf_counter(), time.process_time()
-    taken = sum(1 for _ in itertools.islice(iterator, count))
-    return Cost(
-        images=taken * size,
-        seconds=time.perf_counter() - seconds,
-        cpu_seconds=time.process_time() - cpu_seconds,
-    )
-
-
-def _reading(pipeline: Pipeline, numbers: range) -> tuple[float, float]:
-    """Processor seconds and bytes of a record of these batches."""
-    indices = np.concatenate([pipeline.order(n)[0] for n in numbers])
-    length = sum(len(pipeline.source.read(int(i))[0]) for i in indices)
-    buffers = reading.Buffers()
-    begun = time.process_time()
-    for _ in range(_TIMES):
-        for number in numbers:
-            reading.read_batch(
-                pipeline.source,
-                pipeline.order(number)[0],
-                skip=False,
-                buffers=buffers,
-            )
-    seconds = time.process_time() - begun
-    return seconds / _TIMES / len(indices), length / len(indices)
-
-
-def _decoding(config: Config, pipeline: Pipeline, numbers: range) -> float:
-    """Processor seconds to decode what the crops need of an image."""
-    features = pipeline.source.features
-    data = config.data
-    rows = reading.rows(pipeline.source, pipeline.order, numbers, skip=False)
-
-    def with_window(by_row, buffer):
-        row = reading.Row(*by_row, buffer)
-        encoded = row.record
-        if features is not None:
-            encoded, _ = parse_example(encoded, features)
-        windows = []
-
-        def choose(shape):
-            windows.append(random_window(shape, draw(row.seed)[0], data))
-            return windows[-1]
-
-        decode_window(encoded, row.pixels(), choose, dct_method=data.dct_method)
-        return encoded, row.pixels(), windows[-1]
-
-    def decode(encoded, pixels, window):
-        image = decode_window(
-            encoded, pixels, lambda shape: window, dct_method=data.dct_method
-        )
-        return tf.cast(image[0, 0, 0], tf.int64)
-
-    in_memory = rows.map(with_window).cache()
-    # The first pass fills the memory.
-    count = int(in_memory.reduce(np.int64(0), lambda count, *_: count + 1))
-
-    def seconds(function) -> float:
-        repeated = in_memory.repeat(_TIMES).map(function)
-        begun = time.process_time()
-        repeated.reduce(np.int64(0), lambda total, value: total + value)
-        return (time.process_time() - begun) / _TIMES / count
-
-    return seconds(decode) - seconds(lambda *_: np.int64(1))
