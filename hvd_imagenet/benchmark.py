@@ -1,11 +1,10 @@
-"""Measures how fast a part of a run is, alone or under horovodrun.
+"""Measures how fast a run is, or a part of it, alone or under horovodrun.
 
-    python -m hvd_imagenet.benchmark --mode=input --data_dir=DATA \\
+    python -m hvd_imagenet.benchmark --data_dir=DATA \\
         --flagfile=flags/goyal2017.flags
 
-Takes the flags of hvd_imagenet.train. Standard output gets one JSON object:
-rates are of all processes together, shares the mean over processes, cores those
-that the processes may use. Nothing is trained.
+Takes the flags of hvd_imagenet.train; --mode says what is measured. Standard
+output gets one JSON object, standard error a table. Nothing is trained.
 """
 
 import dataclasses
@@ -17,9 +16,11 @@ from typing import Any
 
 from absl import app
 
-from hvd_imagenet import flags
+from hvd_imagenet import devices, flags
+from hvd_imagenet.cluster.finding import table
 from hvd_imagenet.config import Config
 from hvd_imagenet.measuring.options import BenchmarkOptions
+from hvd_imagenet.world import launched_local_size
 
 _INTERRUPTED = 130  # As shells report a program that SIGINT ended.
 
@@ -37,6 +38,10 @@ def main(request: Request) -> int:
     # TensorFlow takes seconds to start: not for --help.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     try:
+        if request.options.host_slots is not None:
+            devices.limit_cores(
+                launched_local_size(os.environ) or 1, request.options.host_slots
+            )
         result = _measure(request.options, request.config)
     except ValueError as error:
         sys.stderr.write(f"error: {error}\n")
@@ -52,9 +57,16 @@ def _measure(
     options: BenchmarkOptions, config: Config
 ) -> dict[str, Any] | None:
     """What the mode asks for; None where another process prints it."""
-    from hvd_imagenet.measuring import input_speed
+    if options.mode == "input":
+        from hvd_imagenet.measuring import input_speed
 
-    return input_speed.measure(options, config)
+        return input_speed.measure(options, config)
+    from hvd_imagenet.measuring import training_report, training_speed
+
+    result = training_speed.measure(options, config)
+    if result is not None:
+        sys.stderr.write(table(training_report.table(result)))
+    return result
 
 
 def parse(argv: Sequence[str]) -> Request:

@@ -1,5 +1,6 @@
 """Which devices a process uses: its GPU, and its share of the cores."""
 
+import contextlib
 import os
 import socket
 from collections.abc import Sequence
@@ -39,3 +40,22 @@ def require_gpu_each(count: int, world: World, visible: Sequence[str]) -> None:
 def threads_per_process(world: World) -> int:
     """Cores of this host that this process may use, shared fairly."""
     return max(1, len(os.sched_getaffinity(0)) // world.local_size)
+
+
+def limit_cores(processes: int, slots: int) -> None:
+    """Leaves the processes of this host the cores that they would have had.
+
+    Every process must call it, before it asks for `threads_per_process`.
+
+    Args:
+        processes: on this host.
+        slots: processes that this host is meant for; the cores are shared as
+            if all were there.
+    """
+    cores = sorted(os.sched_getaffinity(0))
+    kept = cores[: max(1, len(cores) * processes // slots)]
+    # Threads that have begun already have an affinity of their own.
+    for thread in os.listdir("/proc/self/task"):
+        # One may have ended since.
+        with contextlib.suppress(ProcessLookupError):
+            os.sched_setaffinity(int(thread), kept)

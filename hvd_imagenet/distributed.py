@@ -5,11 +5,10 @@ own Keras API does not work with Keras 3 (its optimizer overrides methods that
 Keras 3 never calls), so everything here stands on its tensor operations.
 """
 
-import collections
-import math
+import contextlib
 import os
 import socket
-from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from typing import Any
 
 import keras
@@ -40,6 +39,14 @@ class Processes:
         """Mean over ranks of a gradient, inside a `tf.function`."""
         return gradient
 
+    def with_compression(self, compression: str) -> "Processes":
+        """The same ranks, with gradients in another format on the wire.
+
+        Raises:
+            ValueError: Horovod cannot sum that format.
+        """
+        return self
+
     def average(self, variables: Sequence[keras.Variable]) -> None:
         """Sets every variable to its mean over ranks."""
 
@@ -60,6 +67,14 @@ class Processes:
 
     def barrier(self) -> None:
         """Returns when all ranks have called it."""
+
+    @contextlib.contextmanager
+    def timeline(self, path: str) -> Iterator[None]:
+        """Rank 0 writes what is exchanged meanwhile, as Chrome's traces.
+
+        All ranks must call it. Needs `start(timeline=True)`.
+        """
+        yield
 
     def require_same(self, facts: Mapping[str, Any]) -> None:
         """Ranks with other flags or other data would wait for each other.
@@ -114,17 +129,20 @@ class HorovodProcesses(Processes):
         )
         return self._format.unpack(total, gradient.dtype)
 
+    def with_compression(self, compression: str) -> Processes:
+        return HorovodProcesses(self._hvd, compression)
+
     def average(self, variables: Sequence[keras.Variable]) -> None:
         def exchange(value, name):
             return self._hvd.allreduce(value, op=self._hvd.Average, name=name)
 
-        _exchange_all(variables, exchange, "average")
+        wire.exchange_flat(variables, exchange, "average")
 
     def broadcast(self, variables: Sequence[keras.Variable]) -> None:
         def exchange(value, name):
             return self._hvd.broadcast(value, root_rank=0, name=name)
 
-        _exchange_all(variables, exchange, "broadcast")
+        wire.exchange_flat(variables, exchange, "broadcast")
 
     def sum(self, values: np.ndarray) -> np.ndarray:
         return self._hvd.allreduce(
@@ -141,10 +159,19 @@ class HorovodProcesses(Processes):
         # The TensorFlow binding exports no barrier of its own.
         self.sum(np.zeros([1]))
 
+    @contextlib.contextmanager
+    def timeline(self, path: str) -> Iterator[None]:
+        self._hvd.start_timeline(path)
+        try:
+            yield
+        finally:
+            self._hvd.stop_timeline()
+
 
 def start(
     *,
     compression: str = "none",
+    timeline: bool = False,
     environ: MutableMapping[str, str] = os.environ,
 ) -> Processes:
     """Joins the other processes, if a launcher started any.
@@ -155,6 +182,7 @@ def start(
     Args:
         compression: "none", "fp16" or "bf16", the format of gradients in the
             allreduce. One process without a launcher has none.
+        timeline: whether `Processes.timeline` will be used.
         environ: environment variables; Horovod's own win over our defaults.
 
     Raises:
@@ -170,6 +198,8 @@ def start(
         if not gpus:
             for name, value in _CPU_ENVIRONMENT.items():
                 environ.setdefault(name, value)
+        if timeline:
+            environ["HOROVOD_TIMELINE"] = "DYNAMIC"
         processes = HorovodProcesses(_init_horovod(launched), compression)
     threads = devices.threads_per_process(processes.world)
     tf.config.threading.set_intra_op_parallelism_threads(threads)
@@ -246,20 +276,3 @@ def _require_sum(hvd: Any, compression: str, dtype: tf.DType) -> None:
             f" {dtype.name}, and the installed one cannot; choose"
             " --compression=fp16 or --compression=none."
         ) from error
-
-
-def _exchange_all(
-    variables: Sequence[keras.Variable],
-    exchange: Callable[[tf.Tensor, str], tf.Tensor],
-    purpose: str,
-) -> None:
-    """Assigns what `exchange` makes of the variables, as one array a type."""
-    by_type = collections.defaultdict(list)
-    for variable in variables:
-        by_type[variable.dtype].append(variable.value)
-    for dtype, tensors in by_type.items():
-        flat = tf.concat([tf.reshape(t, [-1]) for t in tensors], axis=0)
-        flat = exchange(flat, f"{purpose}_{dtype}")
-        parts = tf.split(flat, [math.prod(t.shape) for t in tensors])
-        for tensor, part in zip(tensors, parts, strict=True):
-            tensor.assign(tf.reshape(part, tensor.shape))

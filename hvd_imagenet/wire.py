@@ -1,4 +1,4 @@
-"""Half-precision formats in which ranks exchange gradients.
+"""What ranks send: gradients in half precision, variables as one array.
 
 A format makes of a gradient what this rank sends, and of the sum of what all
 ranks sent their mean. Both factors are applied in the gradient's own type,
@@ -7,9 +7,12 @@ would round the half-precision numbers once more, and its average is no one
 thing: it divides after the sum, but before it with NCCL.
 """
 
+import collections
 import dataclasses
 import math
+from collections.abc import Callable, Sequence
 
+import keras
 import tensorflow as tf
 
 
@@ -87,3 +90,26 @@ def fp16_predivision(world_size: int) -> int:
     wrong by 0.4 %, 0.5 % and 4 %.
     """
     return 2 ** math.ceil(math.log2(world_size) / 2)
+
+
+def exchange_flat(
+    variables: Sequence[keras.Variable],
+    exchange: Callable[[tf.Tensor, str], tf.Tensor],
+    purpose: str,
+) -> None:
+    """Assigns what `exchange` makes of the variables, as one array a type.
+
+    Args:
+        variables: of any types and shapes.
+        exchange: from a flat array and its name to one of the same size.
+        purpose: beginning of the names.
+    """
+    by_type = collections.defaultdict(list)
+    for variable in variables:
+        by_type[variable.dtype].append(variable.value)
+    for dtype, tensors in by_type.items():
+        flat = tf.concat([tf.reshape(t, [-1]) for t in tensors], axis=0)
+        flat = exchange(flat, f"{purpose}_{dtype}")
+        parts = tf.split(flat, [math.prod(t.shape) for t in tensors])
+        for tensor, part in zip(tensors, parts, strict=True):
+            tensor.assign(tf.reshape(part, tensor.shape))

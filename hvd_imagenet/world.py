@@ -52,6 +52,11 @@ def launched_rank(environ: Mapping[str, str]) -> int | None:
     return _launched(environ, "RANK")
 
 
+def launched_local_size(environ: Mapping[str, str]) -> int | None:
+    """Number of processes a launcher started on this host, None without one."""
+    return _launched(environ, "LOCAL_SIZE")
+
+
 def _launched(environ: Mapping[str, str], name: str) -> int | None:
     for prefix in _LAUNCHER_PREFIXES:
         if prefix + name in environ:

@@ -1,21 +1,32 @@
-"""The benchmark: what it prints, of real data."""
+"""The benchmark: what it prints, of real runs."""
 
 import json
 
 import pytest
 
 import jobs
+from hvd_imagenet.config import Config
+from hvd_imagenet.measuring import training_speed
+from hvd_imagenet.measuring.options import BenchmarkOptions
 
 _INPUT = (
     *("-m", "hvd_imagenet.benchmark", "--mode=input", *jobs.TINY),
     *("--steps=4", "--warmup_steps=1", "--batch_size_per_process=32"),
 )
+_TRAIN = (
+    *("-m", "hvd_imagenet.benchmark", *jobs.TINY, "--data_format=synthetic"),
+    *("--steps=4", "--warmup_steps=1", "--batch_size_per_process=4"),
+)
+_FEW_IMAGES = ("--train_images=64", "--epochs=2")
 
 
 def _result(finished):
     """The one JSON object, behind what horovodrun puts before it."""
     (line,) = (x for x in finished.stdout.splitlines() if "{" in x)
     return json.loads(line[line.index("{") :])
+
+
+# --- Input. ---
 
 
 def _assert_adds_up(result):
@@ -51,17 +62,112 @@ def test_ranks_are_measured_together(patterns):
     assert result["processes"] == 2
 
 
+# --- Training. ---
+
+
+def _assert_is_parted(result):
+    shares = result["shares"]
+    assert set(shares) == {"data_wait", "compute", "communication"}
+    assert sum(shares.values()) == pytest.approx(1.0)
+    assert 0 < shares["data_wait"] < 1
+    assert 0 < shares["compute"] < 1
+    assert result["images_per_second"] == pytest.approx(
+        result["global_batch_size"] / result["step_seconds"]["mean"]
+    )
+    # The same whatever the machine: 32 pixels, 10 classes.
+    assert result["flops"]["forward_multiply_adds_per_image"] == 37_016_576
+    assert 0 < result["flops"]["share_of_matrix_product"] < 1.5
+    assert result["peak_memory"]["host_bytes"] > 100_000_000
+
+
+def test_a_step_of_one_process_is_measured_and_profiled(tmp_path):
+    # Of TensorFlow's own, what TensorBoard reads.
+    from tensorflow.tsl.profiler.protobuf import xplane_pb2
+
+    finished = jobs.run(
+        0, *_TRAIN, "--global_batch_size=8", f"--profile_dir={tmp_path}"
+    )
+    result = _result(finished)
+    _assert_is_parted(result)
+    assert result["mode"] == "train"
+    assert result["processes"] == 1
+    assert result["accumulation_steps"] == 2
+    assert result["batch_size_per_process"] == 4
+    assert result["global_batch_size"] == 8
+    assert result["shares"]["communication"] == 0
+    assert len(result["rank0_step_seconds"]) == result["steps"] == 4
+    assert "images/s" in finished.stderr
+    (profile,) = tmp_path.glob("plugins/profile/*/*.xplane.pb")
+    planes = xplane_pb2.XSpace.FromString(profile.read_bytes()).planes
+    operations = {
+        event.name
+        for plane in planes
+        for event in plane.event_metadata.values()
+    }
+    assert any("Conv2D" in name for name in operations)
+
+
+@pytest.mark.horovod
+def test_a_step_of_ranks_is_measured_with_and_without_exchange(tmp_path):
+    timeline = tmp_path / "timeline.json"
+    finished = jobs.run(
+        2, *_TRAIN, "--compression=fp16", f"--timeline_file={timeline}"
+    )
+    result = _result(finished)
+    _assert_is_parted(result)
+    assert result["processes"] == len(result["ranks"]) == 2
+    assert result["global_batch_size"] == 8
+    assert result["compression"] == "fp16"
+    assert result["shares"]["communication"] != 0
+    assert 0 < result["compute_seconds_per_step"]
+    events = json.loads(timeline.read_text())
+    exchanged = {
+        event["args"]["name"]
+        for event in events
+        if event.get("name") == "process_name" and "name" in event["args"]
+    }
+    # One for each gradient of ResNet-18; what follows may be recorded too.
+    assert sum("Allreduce" in name for name in exchanged) == 62
+
+
+# --- What cannot be measured. ---
+
+
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (["--data_dir=/nowhere"], "--data_dir=/nowhere is not a directory"),
         (
-            ["--data_format=synthetic", "--train_images=64", "--epochs=2"],
+            [*_INPUT, "--data_dir=/nowhere"],
+            "--data_dir=/nowhere is not a directory",
+        ),
+        (
+            [*_INPUT, "--data_format=synthetic", *_FEW_IMAGES],
             "--steps=4 and --warmup_steps=1 are more than the 4 batches",
+        ),
+        (
+            [*_TRAIN, *_FEW_IMAGES, "--batch_size_per_process=32"],
+            "--steps=4 and --warmup_steps=1 make 5 steps",
         ),
     ],
 )
 def test_what_cannot_be_measured_is_said_in_a_sentence(flags, words):
-    finished = jobs.run(0, *_INPUT, *flags, check=False)
+    finished = jobs.run(0, *flags, check=False)
     assert (finished.returncode, finished.stdout) == (1, "")
     assert f"error: {words}" in finished.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"timeline_file": "/tmp/none"}, "--timeline_file=/tmp/none is of"),
+        ({"profile_dir": "/proc/none"}, "/proc/none cannot be written"),
+    ],
+)
+def test_what_cannot_be_recorded_is_known_before(options, words):
+    with pytest.raises(ValueError, match=words):
+        training_speed.measure(BenchmarkOptions(**options), Config())
+
+
+def test_recordings_are_of_steps():
+    with pytest.raises(ValueError, match="add --mode=train"):
+        BenchmarkOptions(mode="input", profile_dir="/tmp/none")

@@ -10,24 +10,54 @@ class BenchmarkOptions(Checked):
     """What is measured, and for how long.
 
     Raises:
-        ValueError: a value is outside its limits.
+        ValueError: a value is outside its limits, or two do not fit together.
     """
 
     mode: str = site(
-        "input",
-        "input: from files to uint8 batches, by the pipeline of the training,"
+        "train",
+        "train: steps of the training, with and without exchange of gradients."
+        " input: from files to uint8 batches, by the pipeline of the training,"
         " with nobody to wait for.",
-        choices=("input",),
+        choices=("train", "input"),
     )
     steps: int = site(
         50,
-        "Batches of batch_size_per_process that are measured, in each process.",
-        unit="batches",
+        "What is measured, in each process: steps, and as many without"
+        " exchange; batches of batch_size_per_process with mode=input.",
+        unit="steps",
         minimum=1,
     )
     warmup_steps: int = site(
         10,
-        "Batches before that, not measured.",
-        unit="batches",
+        "As many before that, not measured.",
+        unit="steps",
         minimum=1,
     )
+    profile_dir: str | None = site(
+        None,
+        "Directory for a TensorBoard profile of rank 0's next steps after the"
+        " measured ones, with mode=train.",
+    )
+    timeline_file: str | None = site(
+        None,
+        "File for Horovod's timeline of the next steps after the measured"
+        " ones, as Chrome's traces, with mode=train.",
+    )
+    host_slots: int | None = site(
+        None,
+        "Processes that every host is meant for: where fewer are started, each"
+        " has only the share of cores that it would have among all of them."
+        " Default: those that are started.",
+        unit="processes",
+        minimum=1,
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        for name in ("profile_dir", "timeline_file"):
+            value = getattr(self, name)
+            if value is not None and self.mode != "train":
+                raise ValueError(
+                    f"--{name}={value} is of a training step; add --mode=train"
+                    " or leave it out."
+                )
