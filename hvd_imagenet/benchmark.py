@@ -61,11 +61,18 @@ def _measure(
         from hvd_imagenet.measuring import input_speed
 
         return input_speed.measure(options, config)
-    from hvd_imagenet.measuring import training_report, training_speed
+    if options.mode == "allreduce":
+        from hvd_imagenet.measuring import exchange_speed
 
-    result = training_speed.measure(options, config)
-    if result is not None:
-        sys.stderr.write(table(training_report.table(result)))
+        result = exchange_speed.measure(options, config)
+        rows = result and exchange_speed.table(result)
+    else:
+        from hvd_imagenet.measuring import training_report, training_speed
+
+        result = training_speed.measure(options, config)
+        rows = result and training_report.table(result)
+    if rows:
+        sys.stderr.write(table(rows))
     return result
 
 

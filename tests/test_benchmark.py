@@ -6,8 +6,10 @@ import pytest
 
 import jobs
 from hvd_imagenet.config import Config
-from hvd_imagenet.measuring import training_speed
+from hvd_imagenet.distributed import Processes
+from hvd_imagenet.measuring import exchange_speed, training_speed
 from hvd_imagenet.measuring.options import BenchmarkOptions
+from hvd_imagenet.world import World
 
 _INPUT = (
     *("-m", "hvd_imagenet.benchmark", "--mode=input", *jobs.TINY),
@@ -128,6 +130,58 @@ def test_a_step_of_ranks_is_measured_with_and_without_exchange(tmp_path):
     }
     # One for each gradient of ResNet-18; what follows may be recorded too.
     assert sum("Allreduce" in name for name in exchanged) == 62
+
+
+# --- Exchange. ---
+
+
+@pytest.mark.horovod
+def test_averages_are_measured():
+    finished = jobs.run(
+        2,
+        *("-m", "hvd_imagenet.benchmark", "--mode=allreduce", *jobs.TINY),
+        *("--steps=3", "--warmup_steps=1", "--largest_mib=1"),
+    )
+    result = _result(finished)
+    assert (result["mode"], result["processes"]) == ("allreduce", 2)
+    exchanges = {(e["what"], e["format"]): e for e in result["exchanges"]}
+    whats = ("4 KiB", "32 KiB", "256 KiB", "1 MiB", "gradients")
+    whats = (*whats, "gradients, as one")
+    formats = ("float32", "float16")
+    assert list(exchanges) == [(w, f) for f in formats for w in whats]
+    for (what, number_format), exchange in exchanges.items():
+        assert exchange["tensors"] == (62 if what == "gradients" else 1)
+        factor = 1 if number_format == "float32" else 2
+        wire_bytes = exchange["wire_bytes"]
+        assert wire_bytes * factor == exchange["gradient_bytes"]
+        assert exchange["times"] == 3
+        # Of two processes each sends half of it, and gets the other's.
+        assert exchange["bus_bandwidth"] == exchange["algorithm_bandwidth"]
+        assert exchange["algorithm_bandwidth"] == pytest.approx(
+            wire_bytes / exchange["seconds"]
+        )
+    # Of ResNet-18 with 10 classes.
+    assert exchanges["gradients", "float32"]["wire_bytes"] == 4 * 11_181_642
+    assert "bus MB/s" in finished.stderr
+
+
+def test_a_wrong_average_is_an_error():
+    # These two ranks hear nothing of each other.
+    deaf = Processes(World(rank=0, size=2, local_rank=0, local_size=2))
+    with pytest.raises(ValueError, match=r"is wrong by 0\.75 on rank 0"):
+        exchange_speed.time_exchange(
+            deaf, [(7,)], "none", BenchmarkOptions(steps=1)
+        )
+
+
+def test_one_process_has_nobody_to_average_with():
+    with pytest.raises(ValueError, match="start it with horovodrun -np 2"):
+        exchange_speed.measure(BenchmarkOptions(mode="allreduce"), Config())
+
+
+def test_sizes_reach_the_largest():
+    assert exchange_speed.sizes(1) == [2**12, 2**15, 2**18, 2**20]
+    assert exchange_speed.sizes(128) == [2**n for n in range(12, 28, 3)]
 
 
 # --- What cannot be measured. ---

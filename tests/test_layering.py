@@ -138,6 +138,7 @@ _MODULES = {
     "measuring.step_times": (4, ""),
     "measuring.training_report": (4.5, ""),
     "measuring.training_speed": (5, "keras tensorflow"),
+    "measuring.exchange_speed": (5, "tensorflow"),
     "measuring.input_cost": (4, "numpy tensorflow"),
     "measuring.input_speed": (5, ""),
     #

@@ -17,13 +17,15 @@ class BenchmarkOptions(Checked):
         "train",
         "train: steps of the training, with and without exchange of gradients."
         " input: from files to uint8 batches, by the pipeline of the training,"
-        " with nobody to wait for.",
-        choices=("train", "input"),
+        " with nobody to wait for. allreduce: averages of tensors of several"
+        " sizes and of the model's gradients, over several processes.",
+        choices=("train", "input", "allreduce"),
     )
     steps: int = site(
         50,
         "What is measured, in each process: steps, and as many without"
-        " exchange; batches of batch_size_per_process with mode=input.",
+        " exchange; batches of batch_size_per_process with mode=input; averages"
+        " of each kind with mode=allreduce, fewer where they take long.",
         unit="steps",
         minimum=1,
     )
@@ -32,6 +34,13 @@ class BenchmarkOptions(Checked):
         "As many before that, not measured.",
         unit="steps",
         minimum=1,
+    )
+    largest_mib: int = site(
+        128,
+        "Largest tensor of mode=allreduce.",
+        unit="MiB",
+        minimum=1,
+        maximum=8192,
     )
     profile_dir: str | None = site(
         None,
