@@ -93,7 +93,13 @@ def _launch(
         sys.stdout.write(containers.text())
         return 0
     command = launch_job.make_command(
-        options, cluster, remote, identity_file, training, os.environ
+        options,
+        cluster,
+        remote,
+        identity_file,
+        training,
+        os.environ,
+        options.program,
     )
     sys.stdout.write(command.text(environment.passed))
     sys.stdout.flush()

@@ -78,3 +78,23 @@ def test_children_that_do_not_end_are_killed():
     while any(mark in words for _, words in jobs.processes()):
         assert time.monotonic() - begun < 40
         time.sleep(0.05)
+
+
+def test_a_program_has_its_time_and_its_files(tmp_path):
+    program = "print(1, flush=True); os.system('echo 2 >&2'); time.sleep(60)"
+    begun = time.monotonic()
+    with (
+        open(tmp_path / "out", "w") as stdout,
+        open(tmp_path / "err", "w") as stderr,
+        pytest.raises(TimeoutError, match="had not ended after 2 seconds"),
+    ):
+        foreground.run(
+            _python(program),
+            os.environ,
+            timeout_seconds=2,
+            stdout=stdout,
+            stderr=stderr,
+        )
+    assert time.monotonic() - begun < 20
+    assert (tmp_path / "out").read_text() == "1\n"
+    assert (tmp_path / "err").read_text() == "2\n"

@@ -210,3 +210,15 @@ def test_a_missing_hostfile_is_named():
 def test_no_hosts_at_all_says_how_to_name_them():
     with pytest.raises(ValueError, match="--hosts=host1:8,host2:8"):
         _found({})
+
+
+@pytest.mark.parametrize(
+    ("processes", "text"),
+    [(1, "a:1"), (4, "a:4"), (5, "a:4,b:1"), (9, "a:4,b:4,c:1")],
+)
+def test_the_first_processes_fill_the_first_hosts(processes, text):
+    cluster = hosts.Cluster(
+        hosts=hosts.parse_list("a:4,b:4,c:1", None), source="test"
+    )
+    first = cluster.first(processes)
+    assert (str(first), first.world_size) == (text, processes)

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from typing import IO
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -30,22 +31,30 @@ def run(
     arguments: Sequence[str],
     environ: Mapping[str, str],
     grace_seconds: float = _GRACE_SECONDS,
+    *,
+    timeout_seconds: float | None = None,
+    stdout: IO | None = None,
+    stderr: IO | None = None,
 ) -> int:
     """Runs a program to its end.
 
-    SIGINT, SIGTERM and SIGHUP ask it and its children to end, once. Those that
-    have not ended a while later are killed.
+    SIGINT, SIGTERM and SIGHUP, or the end of its time, ask it and its children
+    to end, once. Those that have not ended a while later are killed.
 
     Args:
         arguments: the program and its arguments.
         environ: its environment variables.
         grace_seconds: time to end after a signal.
+        timeout_seconds: time to run; None for as long as it takes.
+        stdout: file for its output; None for our own.
+        stderr: the same for its errors.
 
     Returns:
         Its exit status; 128 and the signal's number if a signal ended it.
 
     Raises:
         Stopped: one of the signals came, and the program has ended.
+        TimeoutError: its time was over, and it has ended.
     """
     with _raised():
         # In a group of its own: a terminal would send Ctrl-C to both, and
@@ -54,13 +63,20 @@ def run(
             arguments,
             env=dict(environ),
             stdin=subprocess.DEVNULL,
+            stdout=stdout,
+            stderr=stderr,
             start_new_session=True,
         )
         try:
-            status = process.wait()
+            status = process.wait(timeout_seconds)
         except Stopped:
             _end(process, grace_seconds)
             raise
+        except subprocess.TimeoutExpired as error:
+            _end(process, grace_seconds)
+            raise TimeoutError(
+                f"it had not ended after {timeout_seconds:g} seconds"
+            ) from error
     return status if status >= 0 else 128 - status
 
 

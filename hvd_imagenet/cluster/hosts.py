@@ -67,6 +67,16 @@ class Cluster:
         """Number of processes."""
         return sum(host.slots for host in self.hosts)
 
+    def first(self, processes: int) -> "Cluster":
+        """The hosts of the first so many processes, at most `world_size`."""
+        hosts, left = [], processes
+        for host in self.hosts:
+            if left > 0:
+                slots = min(host.slots, left)
+                hosts.append(Host(name=host.name, slots=slots))
+                left -= slots
+        return Cluster(hosts=tuple(hosts), source=self.source)
+
     def __str__(self) -> str:
         """As horovodrun takes it behind -H."""
         return ",".join(f"{host.name}:{host.slots}" for host in self.hosts)

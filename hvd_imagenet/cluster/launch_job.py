@@ -13,7 +13,7 @@ from hvd_imagenet import flags, imagenet
 from hvd_imagenet.cluster import network, preflight, survey
 from hvd_imagenet.cluster.command import HorovodRun
 from hvd_imagenet.cluster.hosts import Cluster
-from hvd_imagenet.cluster.options import LaunchOptions
+from hvd_imagenet.cluster.options import HostOptions
 from hvd_imagenet.config import Config
 from hvd_imagenet.plan import Plan, make_plan
 
@@ -69,7 +69,7 @@ def find_remote(cluster: Cluster) -> dict[str, str | None]:
 
 
 def part_environment(
-    options: LaunchOptions, environ: Mapping[str, str]
+    options: HostOptions, environ: Mapping[str, str]
 ) -> environment_lib.Environment:
     """What the processes of the job get, and what not.
 
@@ -83,7 +83,7 @@ def part_environment(
     )
 
 
-def find_identity_file(options: LaunchOptions) -> str | None:
+def find_identity_file(options: HostOptions) -> str | None:
     """Absolute path of the private key for ssh, None if none is given.
 
     Raises:
@@ -101,12 +101,13 @@ def find_identity_file(options: LaunchOptions) -> str | None:
 
 
 def make_command(
-    options: LaunchOptions,
+    options: HostOptions,
     cluster: Cluster,
     remote: Mapping[str, str | None],
     identity_file: str | None,
     training: Sequence[str],
     environ: Mapping[str, str],
+    program: str = "train",
 ) -> HorovodRun:
     """The horovodrun command, with all that it needs to be right.
 
@@ -117,6 +118,7 @@ def make_command(
         identity_file: private key for ssh, None for ssh's own.
         training: flags of the program.
         environ: environment variables, for timeouts of the user's own.
+        program: module of hvd_imagenet to run.
 
     Raises:
         ValueError: a program, file or interface is missing or cannot be used.
@@ -158,7 +160,7 @@ def make_command(
         gloo_timeout_seconds=(options.start_timeout_seconds or gloo_timeout)
         if options.backend == "gloo"
         else None,
-        program=options.program,
+        program=program,
         training=tuple(training),
     )
     if remote:

@@ -1,4 +1,4 @@
-"""What can be asked of `hvd_imagenet.launch`."""
+"""What can be asked of a launch."""
 
 import dataclasses
 
@@ -6,8 +6,8 @@ from hvd_imagenet.knobs import Checked, site
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class LaunchOptions(Checked):
-    """Hosts, the way to them, and what to do.
+class HostOptions(Checked):
+    """Hosts and the way to them.
 
     Raises:
         ValueError: a value is outside its limits, or two do not fit together.
@@ -29,19 +29,6 @@ class LaunchOptions(Checked):
         " GPU of a Slurm job, or else what the scheduler says.",
         unit="processes",
         minimum=1,
-    )
-    run: bool = site(False, "Start the command, not only print it.")
-    program: str = site(
-        "train",
-        "What the processes run: hvd_imagenet.train, or hvd_imagenet.doctor,"
-        " which examines hosts and network and trains nothing.",
-        choices=("train", "doctor"),
-    )
-    check: bool | None = site(
-        None,
-        "Ask every host, before it is started, whether it answers, has the"
-        " same software and data as the others and enough free GPUs. Default:"
-        " with --run.",
     )
     backend: str = site(
         "gloo",
@@ -77,11 +64,6 @@ class LaunchOptions(Checked):
         " get besides those that are known to matter. They show in the process"
         " list of every host.",
     )
-    image: str | None = site(
-        None,
-        "Print the commands that run the job in containers of this image"
-        " instead.",
-    )
 
     def __post_init__(self):
         super().__post_init__()
@@ -90,6 +72,37 @@ class LaunchOptions(Checked):
                 f"--hosts={self.hosts} and --hostfile={self.hostfile} both"
                 " name the hosts; give one of them."
             )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LaunchOptions(HostOptions):
+    """Hosts, the way to them, and what to do.
+
+    Raises:
+        ValueError: a value is outside its limits, or two do not fit together.
+    """
+
+    run: bool = site(False, "Start the command, not only print it.")
+    program: str = site(
+        "train",
+        "What the processes run: hvd_imagenet.train, or hvd_imagenet.doctor,"
+        " which examines hosts and network and trains nothing.",
+        choices=("train", "doctor"),
+    )
+    check: bool | None = site(
+        None,
+        "Ask every host, before it is started, whether it answers, has the"
+        " same software and data as the others and enough free GPUs. Default:"
+        " with --run.",
+    )
+    image: str | None = site(
+        None,
+        "Print the commands that run the job in containers of this image"
+        " instead.",
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
         if self.image is not None and (self.run or self.check):
             raise ValueError(
                 f"--image={self.image} only prints commands, whose last one"
