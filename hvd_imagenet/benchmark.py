@@ -3,6 +3,9 @@
     python -m hvd_imagenet.benchmark --data_dir=DATA \\
         --flagfile=flags/goyal2017.flags
 
+    python -m hvd_imagenet.benchmark --mode=scaling --hosts=host1:8,host2:8 \\
+        --report_dir=REPORT --flagfile=flags/goyal2017.flags
+
 Takes the flags of hvd_imagenet.train; --mode says what is measured. Standard
 output gets one JSON object, standard error a table. Nothing is trained.
 """
@@ -15,9 +18,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from absl import app
+from absl import flags as absl_flags
 
 from hvd_imagenet import devices, flags
+from hvd_imagenet.cluster import foreground
 from hvd_imagenet.cluster.finding import table
+from hvd_imagenet.cluster.options import HostOptions
 from hvd_imagenet.config import Config
 from hvd_imagenet.measuring.options import BenchmarkOptions
 from hvd_imagenet.world import launched_local_size
@@ -30,6 +36,7 @@ class Request:
     """What the command line asks for."""
 
     options: BenchmarkOptions
+    host_options: HostOptions
     config: Config
 
 
@@ -42,21 +49,23 @@ def main(request: Request) -> int:
             devices.limit_cores(
                 launched_local_size(os.environ) or 1, request.options.host_slots
             )
-        result = _measure(request.options, request.config)
+        result = _measure(request)
     except ValueError as error:
         sys.stderr.write(f"error: {error}\n")
         return 1
     except KeyboardInterrupt:
         return _INTERRUPTED
+    except foreground.Stopped as stopped:
+        sys.stderr.write("interrupted; the report has the worlds before.\n")
+        return 128 + stopped.signal
     if result is not None:
         sys.stdout.write(json.dumps(result) + "\n")
     return 0
 
 
-def _measure(
-    options: BenchmarkOptions, config: Config
-) -> dict[str, Any] | None:
+def _measure(request: Request) -> dict[str, Any] | None:
     """What the mode asks for; None where another process prints it."""
+    options, config = request.options, request.config
     if options.mode == "input":
         from hvd_imagenet.measuring import input_speed
 
@@ -66,6 +75,11 @@ def _measure(
 
         result = exchange_speed.measure(options, config)
         rows = result and exchange_speed.table(result)
+    elif options.mode == "scaling":
+        from hvd_imagenet.measuring import scaling_report, scaling_runs
+
+        result = scaling_runs.measure(options, request.host_options, config)
+        rows = scaling_report.table(result)
     else:
         from hvd_imagenet.measuring import training_report, training_speed
 
@@ -82,15 +96,23 @@ def parse(argv: Sequence[str]) -> Request:
     Raises:
         absl.flags.Error: it cannot be understood.
     """
+    options = flags.parse_group(BenchmarkOptions, argv)
+    host_options = flags.parse_group(HostOptions, argv)
+    if options.mode != "scaling" and host_options != HostOptions():
+        raise absl_flags.Error(
+            "flags about hosts are for --mode=scaling; start"
+            f" --mode={options.mode} with horovodrun -np and -H, or alone"
+            " without them."
+        )
     return Request(
-        options=flags.parse_group(BenchmarkOptions, argv),
-        config=flags.parse(argv),
+        options=options, host_options=host_options, config=flags.parse(argv)
     )
 
 
 def run() -> None:
     """Parses the command line and runs the program."""
     flags.define_group(BenchmarkOptions)
+    flags.define_group(HostOptions)
     flags.define()
     app.run(main, flags_parser=lambda argv: flags.parse_or_exit(argv, parse))
 

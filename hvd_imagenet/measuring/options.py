@@ -18,8 +18,10 @@ class BenchmarkOptions(Checked):
         "train: steps of the training, with and without exchange of gradients."
         " input: from files to uint8 batches, by the pipeline of the training,"
         " with nobody to wait for. allreduce: averages of tensors of several"
-        " sizes and of the model's gradients, over several processes.",
-        choices=("train", "input", "allreduce"),
+        " sizes and of the model's gradients, over several processes. scaling:"
+        " mode=train in worlds of 1, 2, 4 and so on up to all processes of"
+        " --hosts, which it starts itself.",
+        choices=("train", "input", "allreduce", "scaling"),
     )
     steps: int = site(
         50,
@@ -52,6 +54,16 @@ class BenchmarkOptions(Checked):
         "File for Horovod's timeline of the next steps after the measured"
         " ones, as Chrome's traces, with mode=train.",
     )
+    report_dir: str | None = site(
+        None,
+        "Directory for scaling.json, scaling.png and the logs of mode=scaling.",
+    )
+    timeout_seconds: int = site(
+        1800,
+        "What every world of mode=scaling has to end in.",
+        unit="seconds",
+        minimum=10,
+    )
     host_slots: int | None = site(
         None,
         "Processes that every host is meant for: where fewer are started, each"
@@ -70,3 +82,8 @@ class BenchmarkOptions(Checked):
                     f"--{name}={value} is of a training step; add --mode=train"
                     " or leave it out."
                 )
+        if (self.report_dir is None) == (self.mode == "scaling"):
+            raise ValueError(
+                f"--mode={self.mode} and --report_dir={self.report_dir} do not"
+                " fit: mode=scaling writes a report, and no other mode does."
+            )
