@@ -199,7 +199,7 @@ def start(
             for name, value in _CPU_ENVIRONMENT.items():
                 environ.setdefault(name, value)
         if timeline:
-            environ["HOROVOD_TIMELINE"] = "DYNAMIC"
+            environ.setdefault("HOROVOD_TIMELINE", "DYNAMIC")
         processes = HorovodProcesses(_init_horovod(launched), compression)
     threads = devices.threads_per_process(processes.world)
     tf.config.threading.set_intra_op_parallelism_threads(threads)

@@ -10,9 +10,11 @@ import tensorflow as tf
 
 from hvd_imagenet import devices, resnet
 from hvd_imagenet.config import ModelConfig
+from hvd_imagenet.distributed import Processes
 from hvd_imagenet.measuring import (
     flops,
     memory,
+    step_times,
     summary,
     training_report,
 )
@@ -91,6 +93,28 @@ def test_the_peak_of_memory_is_seen():
     assert 0.95 * (resident + size) < peaks["host_bytes"]
     assert peaks["host_bytes"] < psutil.virtual_memory().total
     assert peaks["gpu_bytes"] is None
+
+
+def test_kinds_of_steps_take_turns_at_being_first():
+    calls, starts = [], []
+
+    class Waiting(Processes):
+        def barrier(self):
+            starts.append(len(calls))
+
+    def kind(name):
+        def run(count):
+            calls.append((name, count))
+            return Times((1.0,) * count, (0.25,) * count)
+
+        return run
+
+    first, second = step_times.in_turn([kind("a"), kind("b")], 3, Waiting())
+    assert calls == [(name, 1) for name in "abbaab"]
+    assert starts == list(range(6))
+    assert (
+        [t.worked for t in first] == [t.worked for t in second] == [[0.75]] * 3
+    )
 
 
 def _rank(seconds, waited, silent, peaks):
