@@ -16,6 +16,7 @@ import numpy as np
 import tensorflow as tf
 
 from hvd_imagenet import devices, wire
+from hvd_imagenet.parts import PartExchange
 from hvd_imagenet.world import World, launched_size
 
 # Used where there is no GPU, unless the environment says otherwise. Horovod's
@@ -35,9 +36,11 @@ class Processes:
     def __init__(self, world: World | None = None):
         self.world = world or World()
 
-    def average_gradient(self, gradient: tf.Tensor) -> tf.Tensor:
-        """Mean over ranks of a gradient, inside a `tf.function`."""
-        return gradient
+    def average_gradients(
+        self, gradients: Sequence[tf.Tensor]
+    ) -> list[tf.Tensor]:
+        """Means over ranks of gradients, inside a `tf.function`."""
+        return list(gradients)
 
     def with_compression(self, compression: str) -> "Processes":
         """The same ranks, with gradients in another format on the wire.
@@ -95,13 +98,15 @@ class Processes:
 class HorovodProcesses(Processes):
     """A world of processes that horovodrun or mpirun started."""
 
-    def __init__(self, hvd: Any, compression: str):
+    def __init__(self, hvd: Any, compression: str, *, has_gpus: bool):
         """Wraps an initialised `horovod.tensorflow`.
 
         Args:
             hvd: the module.
-            compression: "none", "fp16" or "bf16", the format of gradients in
-                the allreduce.
+            compression: "none", "fp16" or "bf16", the format of gradients on
+                the wire.
+            has_gpus: whether gradients are on GPUs, which sum half-precision
+                numbers as fast as others.
 
         Raises:
             ValueError: Horovod cannot sum that format.
@@ -115,13 +120,29 @@ class HorovodProcesses(Processes):
             )
         )
         self._hvd = hvd
+        self._has_gpus = has_gpus
         self._format = wire.make_format(compression, hvd.size())
-        if self._format is not None:
+        self._parts = None
+        if self._format is not None and has_gpus:
             _require_sum(hvd, compression, self._format.dtype)
+        elif self._format is not None:
+            self._parts = PartExchange(
+                dtype=self._format.dtype,
+                world_size=hvd.size(),
+                alltoall=hvd.alltoall,
+                allgather=hvd.allgather,
+            )
 
-    def average_gradient(self, gradient: tf.Tensor) -> tf.Tensor:
+    def average_gradients(
+        self, gradients: Sequence[tf.Tensor]
+    ) -> list[tf.Tensor]:
+        if self._parts is not None:
+            return self._parts.average(gradients)
         # One operation per gradient, not one for all: each starts as soon as
         # its gradient is there, while the backward pass goes on.
+        return [self._average_gradient(gradient) for gradient in gradients]
+
+    def _average_gradient(self, gradient: tf.Tensor) -> tf.Tensor:
         if self._format is None:
             return self._hvd.allreduce(gradient, op=self._hvd.Average)
         total = self._hvd.allreduce(
@@ -130,7 +151,7 @@ class HorovodProcesses(Processes):
         return self._format.unpack(total, gradient.dtype)
 
     def with_compression(self, compression: str) -> Processes:
-        return HorovodProcesses(self._hvd, compression)
+        return HorovodProcesses(self._hvd, compression, has_gpus=self._has_gpus)
 
     def average(self, variables: Sequence[keras.Variable]) -> None:
         def exchange(value, name):
@@ -180,8 +201,8 @@ def start(
     cores per process, so it must come before anything that runs on a device.
 
     Args:
-        compression: "none", "fp16" or "bf16", the format of gradients in the
-            allreduce. One process without a launcher has none.
+        compression: "none", "fp16" or "bf16", the format of gradients on the
+            wire. One process without a launcher has none.
         timeline: whether `Processes.timeline` will be used.
         environ: environment variables; Horovod's own win over our defaults.
 
@@ -200,7 +221,9 @@ def start(
                 environ.setdefault(name, value)
         if timeline:
             environ.setdefault("HOROVOD_TIMELINE", "DYNAMIC")
-        processes = HorovodProcesses(_init_horovod(launched), compression)
+        processes = HorovodProcesses(
+            _init_horovod(launched), compression, has_gpus=bool(gpus)
+        )
     threads = devices.threads_per_process(processes.world)
     tf.config.threading.set_intra_op_parallelism_threads(threads)
     # A second one lets an operation start while another one waits for the

@@ -245,7 +245,7 @@ class Trainer:
             ]
         # Averaged before the loss-scaling optimizer looks for inf and nan, so
         # that all ranks find the same and skip together.
-        gradients = [self._processes.average_gradient(g) for g in gradients]
+        gradients = self._processes.average_gradients(gradients)
         self.optimizer.apply(gradients, self.model.trainable_variables)
         self.average.update()
         return loss

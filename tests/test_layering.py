@@ -39,6 +39,7 @@ _MODULES = {
     "image_ops": (1, "tensorflow"),
     "normalization": (1, "keras tensorflow"),
     "order": (1, "numpy"),
+    "parts": (1, "tensorflow"),
     "plan": (1, ""),
     "raw_images": (1, "numpy"),
     "framing": (0.5, "google_crc32c"),

@@ -39,9 +39,10 @@ class CountedProcesses(Processes):
         super().__init__()
         self.gradients = tf.Variable(0)
 
-    def average_gradient(self, gradient):
-        with tf.control_dependencies([self.gradients.assign_add(1)]):
-            return tf.identity(gradient)
+    def average_gradients(self, gradients):
+        count = self.gradients.assign_add(len(gradients))
+        with tf.control_dependencies([count]):
+            return [tf.identity(gradient) for gradient in gradients]
 
 
 class Run:

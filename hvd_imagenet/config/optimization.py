@@ -252,12 +252,14 @@ class OptimizationConfig(Checked):
     )
     compression: str = recipe(
         "none",
-        "Format of gradients in the allreduce: float32 as computed; fp16,"
-        " divided before the sum by about the root of the number of processes,"
-        " so that gradients up to 1,000 cannot overflow on 2,048 of them; or"
-        " bf16, where the Horovod build can sum it (0.28.1 cannot: the run is"
-        " refused).",
-        choices=("none", "fp16", "bf16"),
+        "Format of gradients on the wire: none, float32 as computed; fp16;"
+        " bf16; or auto, fp16 where an exchange of the gradients takes less time"
+        " so when the run starts. On CPUs sums are float32 whatever is sent. On"
+        " GPUs they are float16 with fp16, divided before the sum by about the"
+        " root of the number of processes, so that gradients up to 1,000 cannot"
+        " overflow on 2,048 of them; and bf16 needs a Horovod that can sum it"
+        " (0.28.1 cannot: the run is refused).",
+        choices=("none", "fp16", "bf16", "auto"),
     )
 
     def __post_init__(self):

@@ -138,7 +138,7 @@ def time_exchange(
 
     @tf.function
     def exchange(tensors):
-        means = [processes.average_gradient(t) for t in tensors]
+        means = processes.average_gradients(tensors)
         # There when all of them are.
         return means, tf.add_n([tf.reshape(m, [-1])[0] for m in means])
 
