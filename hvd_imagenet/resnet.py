@@ -12,16 +12,7 @@ import tensorflow as tf
 
 from hvd_imagenet.config import ModelConfig
 from hvd_imagenet.normalization import FusedBatchNormalization
-
-# Residual blocks in each of the four stages, and whether they are bottlenecks.
-_STAGES = {
-    "resnet18": ((2, 2, 2, 2), False),
-    "resnet34": ((3, 4, 6, 3), False),
-    "resnet50": ((3, 4, 6, 3), True),
-    "resnet101": ((3, 4, 23, 3), True),
-    "resnet152": ((3, 8, 36, 3), True),
-}
-_EXPANSION = 4
+from hvd_imagenet.resnet_layers import EXPANSION, STAGES
 
 DTYPE_POLICIES = {
     "float32": "float32",
@@ -42,7 +33,7 @@ def build_model(config: ModelConfig) -> keras.Model:
         A model from [batch, height, width, 3] normalised images, of any size,
         to [batch, num_classes] float32 logits.
     """
-    blocks, is_bottleneck = _STAGES[config.model]
+    blocks, is_bottleneck = STAGES[config.model]
     layers = _Layers(
         config, keras.DTypePolicy(DTYPE_POLICIES[config.precision])
     )
@@ -148,7 +139,7 @@ class _Layers:
     ):
         """relu(branch(x) + shortcut(x))."""
         if is_bottleneck:
-            filters = _EXPANSION * width
+            filters = EXPANSION * width
             plan = ((width, 1, 1), (width, 3, stride), (filters, 1, 1))
         else:
             filters = width

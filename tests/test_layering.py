@@ -19,6 +19,7 @@ _MODULES = {
     "environment": (0, ""),
     "imagenet": (0, ""),
     "knobs": (0, ""),
+    "resnet_layers": (0, ""),
     "schedule": (0, ""),
     "world": (0, ""),
     "config.data": (0.25, ""),

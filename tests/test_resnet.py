@@ -5,7 +5,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from hvd_imagenet import normalization, preprocessing, resnet, sources
+from hvd_imagenet import (
+    normalization,
+    preprocessing,
+    resnet,
+    resnet_layers,
+    sources,
+)
 from hvd_imagenet.config import ModelConfig
 
 
@@ -44,6 +50,47 @@ def test_resnet50_has_the_published_parameters(resnet50):
 def test_other_depths_have_torchvisions_parameters(name, parameters):
     model = resnet.build_model(ModelConfig(model=name, image_size=32))
     assert _size(model.trainable_variables) == parameters
+
+
+@pytest.mark.parametrize("name", sorted(resnet_layers.STAGES))
+def test_the_layers_as_numbers_are_those_of_the_model(name, resnet50):
+    model = resnet50
+    if name != "resnet50":
+        model = resnet.build_model(ModelConfig(model=name))
+    told = resnet_layers.layers(name, num_classes=1000, image_size=224)
+    assert [(layer.name, n) for layer in told for n in layer.elements] == [
+        (v.path.split("/")[0], int(np.prod(v.shape)))
+        for v in model.trainable_variables
+    ]
+
+
+# Odd sides are rounded up, as padding by half a filter does.
+@pytest.mark.parametrize("image_size", [224, 97])
+def test_multiply_adds_are_those_of_the_model(image_size, resnet50):
+    expected = {}
+    for layer in resnet50.layers:
+        if isinstance(layer, keras.layers.Conv2D | keras.layers.Dense):
+            expected[layer.name] = layer
+    images = keras.Input([image_size, image_size, 3])
+    outputs = keras.Model(
+        resnet50.inputs, [layer.output for layer in expected.values()]
+    )(images)
+    sides = dict(zip(expected, outputs, strict=True))
+    for layer in resnet_layers.layers(
+        "resnet50", num_classes=1000, image_size=image_size
+    ):
+        if layer.name in expected:
+            weights = layer.elements[0]
+            positions = int(np.prod(sides[layer.name].shape[1:-1]))
+            assert layer.multiply_adds == weights * positions, layer.name
+        else:
+            assert layer.multiply_adds == 0
+
+
+def test_resnet50_has_the_published_multiply_adds():
+    told = resnet_layers.layers("resnet50", num_classes=1000, image_size=224)
+    # torchvision gives 4.089 x 10^9 for v1.5.
+    assert sum(layer.multiply_adds for layer in told) == 4_089_184_256
 
 
 def test_the_last_gamma_of_every_block_starts_at_zero(resnet50):
