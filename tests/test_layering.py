@@ -148,9 +148,22 @@ _MODULES = {
     "measuring.input_cost": (4, "numpy tensorflow"),
     "measuring.input_speed": (5, ""),
     #
+    "scaling.__init__": (0, ""),
+    "scaling.network": (0, ""),
+    "scaling.measured": (0, ""),
+    "scaling.plot": (0, "matplotlib"),
+    "scaling.timeline": (0, ""),
+    "scaling.backward": (0.5, ""),
+    "scaling.collectives": (0.5, ""),
+    "scaling.options": (0.75, ""),
+    "scaling.prediction": (2, ""),
+    "scaling.inputs": (2.5, ""),
+    "scaling.report": (3, ""),
+    #
     "benchmark": (6, "absl.app absl.flags"),
     "doctor": (6, "absl.app"),
     "launch": (6, "absl.app absl.flags"),
+    "predict_scaling": (6, "absl.app"),
     "train": (6, "absl.app"),
 }
 
