@@ -253,12 +253,12 @@ class OptimizationConfig(Checked):
     compression: str = recipe(
         "none",
         "Format of gradients on the wire: none, float32 as computed; fp16;"
-        " bf16; or auto: fp16 where an exchange of the gradients takes less time"
-        " by it, measured when the run starts. On CPUs sums are float32 whatever is sent. On"
-        " GPUs they are float16 with fp16, divided before the sum by about the"
-        " root of the number of processes, so that gradients up to 1,000 cannot"
-        " overflow on 2,048 of them; and bf16 needs a Horovod that can sum it"
-        " (0.28.1 cannot: the run is refused).",
+        " bf16; or auto: fp16 where it makes an exchange of the gradients"
+        " faster, as measured when the run starts. On CPUs sums are float32"
+        " whatever is sent. On GPUs they are float16 with fp16, divided before"
+        " the sum by about the root of the number of processes, so that"
+        " gradients up to 1,000 cannot overflow on 2,048 of them; and bf16"
+        " needs a Horovod that can sum it (0.28.1 cannot: the run is refused).",
         choices=("none", "fp16", "bf16", "auto"),
     )
 

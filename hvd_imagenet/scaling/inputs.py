@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 from hvd_imagenet import resnet_layers
 from hvd_imagenet.config import Config
@@ -49,7 +50,9 @@ def make_inputs(options: ScalingOptions, config: Config) -> Inputs:
     """
     seconds, step_source = options.step_seconds, "given"
     if seconds is None:
-        seconds = measured.step_seconds(options.measured)
+        seconds = measured.micro_batch_seconds(
+            options.measured, _measurable(options, config)
+        )
         step_source = f"measured, {options.measured}"
     if options.gradient_elements is None:
         layers = _layers(config, config.model.image_size)
@@ -98,6 +101,18 @@ def make_inputs(options: ScalingOptions, config: Config) -> Inputs:
         fitted=tuple(fitted),
         image_cost=image_cost,
     )
+
+
+def _measurable(options: ScalingOptions, config: Config) -> dict[str, Any]:
+    """What a measured step must be of, by its name in the file."""
+    if options.gradient_elements is not None:
+        return {}  # Of a network that this package does not know.
+    return {
+        "model": config.model.model,
+        "image_size": config.model.image_size,
+        "precision": config.model.precision,
+        "batch_size_per_process": config.optimization.batch_size_per_process,
+    }
 
 
 def _layers(config: Config, image_size: int) -> list[resnet_layers.Layer]:

@@ -35,7 +35,8 @@ class ScalingOptions(Checked):
     measured: str | None = site(
         None,
         "Take that time from this JSON file instead, which"
-        " hvd_imagenet.benchmark --mode=train of one process has written.",
+        " hvd_imagenet.benchmark --mode=train has written with the same flags"
+        " and as many processes per host.",
     )
     backward_share: float | None = site(
         None,
@@ -55,7 +56,8 @@ class ScalingOptions(Checked):
     bandwidth_gbit: float | None = site(
         None,
         "What a host's link carries one way, of payload: Ethernet and TCP take"
-        " about 5% of the nominal rate. hvd_imagenet.doctor measures it.",
+        " about 5% of the nominal rate. hvd_imagenet.doctor measures it. Less"
+        " where the processes cannot exchange as much.",
         unit="Gbit/s",
         minimum=1e-4,
         maximum=1e5,
@@ -128,7 +130,8 @@ class ScalingOptions(Checked):
         "layers",
         "layers: gradients leave as their layers are done. whole: all of the"
         " exchange can hide behind all of the backward pass, which no order of"
-        " gradients can beat. none: it begins when that has ended.",
+        " gradients can beat. none: it begins when that has ended, and comes"
+        " nearer where the exchange takes the cores that compute.",
         choices=OVERLAPS,
     )
     tail_seconds: float = site(
