@@ -18,6 +18,7 @@ from hvd_imagenet import (
     resnet,
     runlog,
     update_rule,
+    wire_choice,
 )
 from hvd_imagenet.config import Config
 from hvd_imagenet.distributed import Processes
@@ -25,6 +26,7 @@ from hvd_imagenet.open_data import open_data
 from hvd_imagenet.plan import Plan
 from hvd_imagenet.sources import Source
 from hvd_imagenet.trainer import Trainer
+from hvd_imagenet.wire_choice import WireChoice
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -34,6 +36,7 @@ class Job:
     Attributes:
         config: what was asked.
         processes: the ranks, and this one's place among them.
+        wire_choice: why gradients travel as they do, if that was left open.
         plan: what they will do.
         train_source: training images.
         validation_source: validation images.
@@ -43,6 +46,7 @@ class Job:
 
     config: Config
     processes: Processes
+    wire_choice: WireChoice | None
     plan: Plan
     train_source: Source
     validation_source: Source
@@ -76,9 +80,11 @@ def prepare(config: Config) -> Job:
             "label_offset": data.label_offset,
         }
     )
+    processes, choice = wire_choice.settle(config, processes)
     return Job(
         config=config,
         processes=processes,
+        wire_choice=choice,
         plan=plan,
         train_source=data.train,
         validation_source=data.validation,
@@ -167,6 +173,8 @@ def run(
         run_log.line(_headline(config, plan, first_step))
         for split, description in _descriptions(job).items():
             run_log.line(f"{split}: {description}")
+        if job.wire_choice is not None:
+            run_log.line(job.wire_choice.line)
         trainer.fit(
             plan,
             batches,
@@ -234,6 +242,7 @@ def _environment(job: Job) -> dict[str, Any]:
         "world": dataclasses.asdict(job.processes.world),
         "threads_per_process": job.threads,
         "data": _descriptions(job),
+        "wire": job.wire_choice and dataclasses.asdict(job.wire_choice),
         "variables": environment.describe(os.environ),
     }
 

@@ -19,7 +19,7 @@ import tensorflow as tf
 # while the backward pass goes on, enough not to wait for many answers.
 _BUCKET_BYTES = 16 * 2**20
 
-# What is sent may be of a type that the transport does not know.
+# What is sent: the transport need not know the type.
 _BITS = tf.uint16
 
 
@@ -45,8 +45,8 @@ class PartExchange:
         means = [None] * len(gradients)
         for bucket in buckets([gradient.shape for gradient in gradients]):
             mine = [gradients[number] for number in bucket]
-            received = self._send(self.alltoall, self.pack(mine))
-            all_means = self._send(self.allgather, self.mean(received))
+            received = self.alltoall(self.pack(mine))
+            all_means = self.allgather(self.mean(received))
             for number, mean in zip(
                 bucket, self.unpack(all_means, mine), strict=True
             ):
@@ -54,24 +54,26 @@ class PartExchange:
         return means
 
     def pack(self, gradients: Sequence[tf.Tensor]) -> tf.Tensor:
-        """[parts x ranks] of `dtype`: the gradients, and zeros to fill up."""
+        """[parts x ranks] uint16: the gradients, and zeros to fill up."""
         flat = [
-            tf.cast(tf.reshape(gradient, [-1]), self.dtype)
-            for gradient in gradients
+            self._to_bits(tf.reshape(gradient, [-1])) for gradient in gradients
         ]
         length = sum(math.prod(gradient.shape) for gradient in gradients)
-        flat.append(tf.zeros([-length % self.world_size], self.dtype))
+        flat.append(tf.zeros([-length % self.world_size], _BITS))
         return tf.concat(flat, axis=0)
 
     def mean(self, received: tf.Tensor) -> tf.Tensor:
-        """The mean of what all ranks sent, of `dtype` by way of float32.
+        """The mean of what all ranks sent, by way of float32.
 
         Args:
-            received: [ranks x part] of `dtype`.
+            received: [ranks x part] uint16.
+
+        Returns:
+            [part] uint16.
         """
         by_rank = tf.reshape(received, [self.world_size, -1])
-        total = tf.reduce_sum(tf.cast(by_rank, tf.float32), axis=0)
-        return tf.cast(total / self.world_size, self.dtype)
+        total = tf.reduce_sum(self._from_bits(by_rank, tf.float32), axis=0)
+        return self._to_bits(total / self.world_size)
 
     def unpack(
         self, flat: tf.Tensor, like: Sequence[tf.Tensor]
@@ -81,15 +83,15 @@ class PartExchange:
         sizes.append(-sum(sizes) % self.world_size)
         parts = tf.split(flat, sizes)[:-1]
         return [
-            tf.cast(tf.reshape(part, gradient.shape), gradient.dtype)
+            tf.reshape(self._from_bits(part, gradient.dtype), gradient.shape)
             for part, gradient in zip(parts, like, strict=True)
         ]
 
-    def _send(
-        self, transport: Callable[[tf.Tensor], tf.Tensor], values: tf.Tensor
-    ) -> tf.Tensor:
-        bits = transport(tf.bitcast(values, _BITS))
-        return tf.bitcast(bits, self.dtype)
+    def _to_bits(self, values: tf.Tensor) -> tf.Tensor:
+        return tf.bitcast(tf.cast(values, self.dtype), _BITS)
+
+    def _from_bits(self, bits: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
+        return tf.cast(tf.bitcast(bits, self.dtype), dtype)
 
 
 def buckets(shapes: Sequence[tf.TensorShape]) -> Iterator[list[int]]:

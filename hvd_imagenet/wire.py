@@ -48,10 +48,11 @@ def make_format(compression: str, world_size: int) -> Format | None:
     growing soon after 256 of them, in float16 after 2,048.
 
     Args:
-        compression: "none", "fp16" or "bf16".
+        compression: "none", "fp16" or "bf16"; "auto" is none until it is
+            settled (`wire_choice.py`).
         world_size: number of ranks.
     """
-    if compression == "none":
+    if compression in ("none", "auto"):
         return None
     if compression == "bf16":
         return Format(dtype=tf.bfloat16, predivision=1, world_size=world_size)

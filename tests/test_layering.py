@@ -89,6 +89,7 @@ _MODULES = {
     "monitors": (4, "keras numpy"),
     "split_checks": (4, ""),
     "update_rule": (4, "keras"),
+    "wire_choice": (3, "tensorflow"),
     #
     "job": (5, "keras"),
     #

@@ -103,7 +103,7 @@ def time_allreduce(
         error = f"the mean of 0 to {world.size - 1} was {mean[0]}, not {right}"
     return {
         "bytes": _ALLREDUCE_BYTES,
-        "format": "float32" if compression == "none" else compression,
+        "format": "float32" if compression in ("none", "auto") else compression,
         "processes": world.size,
         # The first one begins the connections.
         "seconds": statistics.median(seconds[1:]),

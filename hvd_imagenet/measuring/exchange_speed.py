@@ -88,7 +88,8 @@ def measure(options: BenchmarkOptions, config: Config) -> dict[str, Any] | None:
     kinds["gradients"] = gradients
     kinds["gradients, as one"] = [(sum(map(math.prod, gradients)),)]
     measured = []
-    for name in dict.fromkeys(("none", "fp16", compression)):
+    formats = dict.fromkeys(("none", "fp16", compression))
+    for name in (name for name in formats if name != "auto"):
         ranks = processes.with_compression(name)
         for what, shapes in kinds.items():
             seconds = time_exchange(ranks, shapes, name, options)

@@ -20,6 +20,7 @@ from hvd_imagenet import (
     environment,
     resnet,
     update_rule,
+    wire_choice,
 )
 from hvd_imagenet.config import Config
 from hvd_imagenet.distributed import Processes
@@ -47,6 +48,7 @@ def measure(options: BenchmarkOptions, config: Config) -> dict[str, Any] | None:
         compression=config.optimization.compression,
         timeline=options.timeline_file is not None,
     )
+    processes, choice = wire_choice.settle(config, processes)
     world = processes.world
     data = open_data(config, processes)
     _require_steps(options, data, world.size)
@@ -90,7 +92,9 @@ def measure(options: BenchmarkOptions, config: Config) -> dict[str, Any] | None:
         model=config.model.model,
         image_size=phase.image_size,
         precision=config.model.precision,
-        compression=config.optimization.compression,
+        compression=choice.compression
+        if choice
+        else config.optimization.compression,
         source=data.train.description,
         processes=world.size,
         threads_per_process=devices.threads_per_process(world),

@@ -74,7 +74,13 @@ def make_inputs(options: ScalingOptions, config: Config) -> Inputs:
     if options.backward_share is not None:
         backward = dataclasses.replace(backward, share=options.backward_share)
         backward_source = "given"
-    wire_format, bytes_per_element = _WIRE[config.optimization.compression]
+    compression = config.optimization.compression
+    if compression not in _WIRE:
+        raise ValueError(
+            f"--compression={compression} is known only where it runs; say"
+            f" which to predict: {', '.join(_WIRE)}."
+        )
+    wire_format, bytes_per_element = _WIRE[compression]
     fitted = list(dict.fromkeys(options.fitted))
     if options.tail_seconds and "tail_seconds" not in fitted:
         fitted.append("tail_seconds")

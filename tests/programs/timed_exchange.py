@@ -55,7 +55,7 @@ def main(compute_seconds: float, steps: int, compression: str) -> None:
     @tf.function
     def step():
         done = tf.numpy_function(begin, [], tf.int32)
-        over, means = 0.0, []
+        over, made = 0.0, []
         for gradient, share in zip(gradients, backward.ready, strict=True):
             if share > over:
                 with tf.control_dependencies([done]):
@@ -64,9 +64,10 @@ def main(compute_seconds: float, steps: int, compression: str) -> None:
                     )
                 over = share
             with tf.control_dependencies([done]):
-                made = tf.identity(gradient)
-            means.append(processes.average_gradient(made)[-1])
-        return tf.stack(means)
+                made.append(tf.identity(gradient))
+        # In the order of the variables, the last of which is made first.
+        means = processes.average_gradients(made[::-1])
+        return tf.stack([mean[-1] for mean in means])
 
     seconds = []
     for _ in range(_UNTIMED_STEPS + steps):
