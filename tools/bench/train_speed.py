@@ -1,0 +1,121 @@
+#!/usr/bin/env python3
+"""Compares training steps with PyTorch's on the same cores and in one run.
+
+    .venv/bin/python tools/bench/train_speed.py \\
+        --torch_python=TORCH_ENVIRONMENT/bin/python
+
+ResNet-50, 224 pixels, batches of 32 per process; float32 and bfloat16; one
+process with all threads, and two processes that share them (ours by horovodrun,
+PyTorch's by DistributedDataParallel over Gloo). Ours is
+`python -m hvd_imagenet.benchmark --mode=train`, PyTorch's torch_train.py beside
+this. Each contender in turn, as often as --repeats says. Prints a table of
+medians, and of ratios within a repeat.
+"""
+
+import json
+import os
+import pathlib
+import statistics
+import subprocess
+import sys
+from collections.abc import Sequence
+
+from absl import app, flags
+
+_HERE = pathlib.Path(__file__).parent
+_SECONDS = 1800
+
+_FLAGS = flags.FLAGS
+flags.DEFINE_string(
+    "torch_python", None, "A Python with PyTorch. Default: ours only."
+)
+flags.DEFINE_integer("repeats", 3, "Times that each is measured.", 1)
+flags.DEFINE_integer("threads", 2, "Threads, of all processes together.", 2)
+flags.DEFINE_integer("steps", 8, "Steps that are measured.", 2)
+flags.DEFINE_list("precisions", ["float32", "bfloat16"], "What to compare.")
+flags.DEFINE_list("processes", ["1", "2"], "How many to compare with.")
+
+
+def main(argv: Sequence[str]) -> None:
+    del argv
+    rates = {}
+    for _ in range(_FLAGS.repeats):
+        for precision in _FLAGS.precisions:
+            for processes in map(int, _FLAGS.processes):
+                name = f"{precision}, {processes} x"
+                name += f" {_FLAGS.threads // processes} threads"
+                contenders = {"ours": _ours(precision, processes)}
+                if _FLAGS.torch_python:
+                    contenders["PyTorch"] = _torch(precision, processes)
+                for contender, command in contenders.items():
+                    rate = _run(command)
+                    rates.setdefault(name, {}).setdefault(contender, [])
+                    rates[name][contender].append(rate)
+                    sys.stderr.write(f"{name}: {contender} {rate:.3f}\n")
+    lines = ["| | ours | PyTorch | ratio |", "|---|---|---|---|"]
+    for name, by_contender in rates.items():
+        ours = by_contender["ours"]
+        theirs = by_contender.get("PyTorch", [])
+        cells = [
+            f"{statistics.median(each):.2f}" if each else "-"
+            for each in (
+                ours,
+                theirs,
+                [a / b for a, b in zip(ours, theirs, strict=False)],
+            )
+        ]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    sys.stdout.write("\n".join(lines) + "\n")
+
+
+def _ours(precision: str, processes: int) -> list[str]:
+    launcher = []
+    if processes > 1:
+        hosts = f"localhost:{processes}"
+        launcher = ["horovodrun", "-np", str(processes), "-H", hosts]
+    return [
+        *launcher,
+        *(sys.executable, "-m", "hvd_imagenet.benchmark", "--mode=train"),
+        *("--data_format=synthetic", f"--precision={precision}"),
+        *(f"--steps={_FLAGS.steps}", "--warmup_steps=2"),
+    ]
+
+
+def _torch(precision: str, processes: int) -> list[str]:
+    python = _FLAGS.torch_python
+    if processes == 1:
+        launcher = [python]
+    else:
+        torchrun = str(pathlib.Path(python).parent / "torchrun")
+        launcher = [torchrun, f"--nproc-per-node={processes}"]
+    threads = _FLAGS.threads // processes
+    return [
+        *launcher,
+        *(str(_HERE / "torch_train.py"), precision),
+        *(str(threads), str(_FLAGS.steps)),
+    ]
+
+
+def _run(command: Sequence[str]) -> float:
+    """Images per second of all processes."""
+    bin_folder = os.path.dirname(sys.executable)
+    finished = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        timeout=_SECONDS,
+        env=os.environ | {"PATH": f"{bin_folder}:{os.environ['PATH']}"},
+    )
+    if finished.returncode:
+        raise RuntimeError(f"{command} failed: {finished.stderr}")
+    # horovodrun puts the rank before each line.
+    (line,) = (
+        line[line.index("{") :]
+        for line in finished.stdout.splitlines()
+        if '"images_per_second"' in line
+    )
+    return json.loads(line)["images_per_second"]
+
+
+if __name__ == "__main__":
+    app.run(main)
