@@ -48,6 +48,7 @@ def _model(**changes):
         "contained": True,
         "fusion": timeline.Fusion(threshold_bytes=2**27, cycle_seconds=0.001),
         "overlap": "layers",
+        "processor_seconds_per_byte": 0.0,
         "tail_seconds": 0.0,
     }
     return Model(**values | changes)
@@ -344,6 +345,19 @@ def test_a_slow_network_is_what_a_step_waits_for():
     expected = 102_228_128 * 8 / 0.5e9
     assert step.exchange_seconds == pytest.approx(expected, rel=0.01)
     assert 0.1 < step.step_seconds - expected < 0.3
+
+
+@pytest.mark.parametrize(("gbit", "share"), [(1e5, 1.0), (1e-3, 0.5)])
+def test_an_exchange_takes_processor_time(gbit, share):
+    changes = {"network": _network(gbit, microseconds=0)}
+    without = _model(**changes).step(2)
+    step = _model(**changes, processor_seconds_per_byte=4e-9).step(2)
+    # Half of it is done while the network is waited for.
+    expected = share * 4e-9 * 102_228_128
+    assert step.processor_seconds == pytest.approx(expected, rel=0.01)
+    assert step.step_seconds == without.step_seconds + step.processor_seconds
+    alone = _model(processor_seconds_per_byte=4e-9).step(1)
+    assert alone.efficiency == 1.0
 
 
 def test_the_exchange_in_a_host_is_free_where_the_step_contains_it():

@@ -98,6 +98,7 @@ def make_inputs(options: ScalingOptions, config: Config) -> Inputs:
                 cycle_seconds=options.cycle_seconds,
             ),
             overlap=options.overlap,
+            processor_seconds_per_byte=options.processor_seconds_per_byte,
             tail_seconds=options.tail_seconds,
         ),
         step_source=step_source,

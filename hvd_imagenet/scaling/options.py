@@ -13,7 +13,13 @@ _NETWORK = (
     "host_bandwidth_gbit",
     "reduction_seconds_per_byte",
 )
-_FITTABLE = ("step_seconds", "backward_share", *_NETWORK, "tail_seconds")
+_FITTABLE = (
+    "step_seconds",
+    "backward_share",
+    *_NETWORK,
+    "processor_seconds_per_byte",
+    "tail_seconds",
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -130,9 +136,18 @@ class ScalingOptions(Checked):
         "layers",
         "layers: gradients leave as their layers are done. whole: all of the"
         " exchange can hide behind all of the backward pass, which no order of"
-        " gradients can beat. none: it begins when that has ended, and comes"
-        " nearer where the exchange takes the cores that compute.",
+        " gradients can beat. none: it begins when that has ended.",
         choices=OVERLAPS,
+    )
+    processor_seconds_per_byte: float = site(
+        0.0,
+        "Processor time that the exchange of a byte takes from workers that"
+        " compute on CPUs: communication_seconds of hvd_imagenet.benchmark"
+        " --mode=train with several processes on one host, by the bytes of the"
+        " gradients. Where the network is waited for, half of it hides.",
+        unit="seconds",
+        minimum=0.0,
+        maximum=1e-3,
     )
     tail_seconds: float = site(
         0.0,

@@ -47,7 +47,7 @@ def as_json(
         "gradient_tensors": len(model.backward.elements),
         "gradient_elements": sum(model.backward.elements),
         "wire_format": inputs.wire_format,
-        "wire_bytes": _wire_bytes(inputs),
+        "wire_bytes": model.wire_bytes,
         **{
             name: getattr(options, name)
             for name in (
@@ -62,6 +62,7 @@ def as_json(
                 "fusion_threshold_mib",
                 "cycle_seconds",
                 "overlap",
+                "processor_seconds_per_byte",
                 "tail_seconds",
             )
         },
@@ -99,7 +100,7 @@ def text(
         f" {model.backward_seconds:.4g} s of it backward"
         f" ({inputs.backward_source})",
         f"gradients  {len(model.backward.elements)} of"
-        f" {inputs.gradient_source}, {_wire_bytes(inputs) / 1e6:,.1f} MB as"
+        f" {inputs.gradient_source}, {model.wire_bytes / 1e6:,.1f} MB as"
         f" {inputs.wire_format}",
         f"network    {options.bandwidth_gbit:g} Gbit/s and"
         f" {1e6 * options.latency_seconds:g} us between hosts,"
@@ -110,6 +111,12 @@ def text(
         f" {recipe['train_images']:,} images,"
         f" {recipe['batch_size_per_process']} per worker at once",
     ]
+    if options.processor_seconds_per_byte:
+        lines.append(
+            f"processors {1e9 * options.processor_seconds_per_byte:g} s per GB"
+            " that is exchanged, half of it (a fitted share) where the network"
+            " is waited for"
+        )
     if inputs.fitted:
         values = ", ".join(
             _fitted(name, inputs, options) for name in inputs.fitted
@@ -174,11 +181,6 @@ def table(predictions: Sequence[Mapping[str, Any]]) -> str:
         + "\n"
         for row in rows
     )
-
-
-def _wire_bytes(inputs: Inputs) -> int:
-    model = inputs.model
-    return sum(model.backward.elements) * model.bytes_per_element
 
 
 def _fitted(name: str, inputs: Inputs, options: ScalingOptions) -> str:
