@@ -11,6 +11,7 @@ import PIL.Image
 import pytest
 
 import jobs
+import ssh_server
 from hvd_imagenet import flags
 from hvd_imagenet.cluster import hosts
 from hvd_imagenet.cluster.options import HostOptions
@@ -32,9 +33,9 @@ from hvd_imagenet.measuring.scaling_report import Run
 
 _TOY = (
     *("-m", "hvd_imagenet.benchmark", "--mode=scaling", *jobs.TINY),
-    *("--data_format=synthetic", "--batch_size_per_process=4"),
-    *("--hosts=localhost:2", "--warmup_steps=1"),
+    *("--batch_size_per_process=4", "--warmup_steps=1"),
 )
+_HERE = ("--hosts=localhost:2", "--data_format=synthetic")
 
 
 @pytest.mark.parametrize(
@@ -206,7 +207,7 @@ def test_flags_that_do_not_fit_are_refused(arguments, words):
 def test_a_world_that_fails_is_named_with_its_reason(tmp_path):
     finished = jobs.run(
         0,
-        *_TOY,
+        *(*_TOY, *_HERE),
         f"--report_dir={tmp_path}",
         "--steps=4",
         "--train_images=16",
@@ -226,7 +227,9 @@ def test_a_world_that_fails_is_named_with_its_reason(tmp_path):
 @pytest.mark.slow
 @pytest.mark.horovod
 def test_worlds_of_one_and_two_are_compared(tmp_path):
-    finished = jobs.run(0, *_TOY, f"--report_dir={tmp_path}", "--steps=4")
+    finished = jobs.run(
+        0, *_TOY, *_HERE, f"--report_dir={tmp_path}", "--steps=4"
+    )
     report = json.loads(finished.stdout)
     assert report == json.loads((tmp_path / "scaling.json").read_text())
     assert report["is_complete"]
@@ -248,10 +251,49 @@ def test_worlds_of_one_and_two_are_compared(tmp_path):
 @jobs.needs_own_name
 @pytest.mark.slow
 @pytest.mark.horovod
+@pytest.mark.skipif(ssh_server.missing() is not None, reason="needs sshd")
+def test_hosts_and_data_are_the_jobs_own(patterns, tmp_path):
+    folder = tmp_path / "ssh"
+    folder.mkdir()
+    with ssh_server.Server(folder).running() as server:
+        finished = jobs.run(
+            0,
+            *_TOY,
+            # The second one is reached by ssh.
+            f"--hosts=127.0.0.1:1,{ssh_server.HOST}:1",
+            "--network_interface=lo",
+            f"--ssh_port={server.port}",
+            f"--ssh_identity_file={server.key}",
+            f"--data_dir={patterns}",
+            f"--report_dir={tmp_path}",
+            "--steps=2",
+            PATH=server.path,
+        )
+    runs = json.loads(finished.stdout)["runs"]
+    found = [
+        (run["curve"], run["processes"], run["result"]["source"].split()[0])
+        for run in runs
+    ]
+    assert found == [
+        ("synthetic, float32", 1, "synthetic"),
+        ("data, float32", 1, "2"),
+        ("synthetic, float32", 2, "synthetic"),
+        ("synthetic, fp16", 2, "synthetic"),
+        ("data, float32", 2, "2"),
+    ]
+    local_sizes = [
+        run["result"]["variables"].get("HOROVOD_LOCAL_SIZE") for run in runs
+    ]
+    assert local_sizes == ["1"] * 5
+
+
+@jobs.needs_own_name
+@pytest.mark.slow
+@pytest.mark.horovod
 def test_ctrl_c_ends_every_world(tmp_path):
     process = subprocess.Popen(
         [
-            *(sys.executable, *_TOY, f"--report_dir={tmp_path}"),
+            *(sys.executable, *_TOY, *_HERE, f"--report_dir={tmp_path}"),
             "--steps=100000",
         ],
         env=jobs.environment(),
