@@ -8,33 +8,19 @@ Standard output gets the report. The exit status is 0 if nothing is wrong, 1 if
 something is, 130 after Ctrl-C, which reports what was seen until then.
 """
 
-import dataclasses
 import os
 import sys
-from collections.abc import Sequence
 
-from absl import app
-
-from hvd_imagenet import flags
+from hvd_imagenet import program
 from hvd_imagenet.config import Config
 from hvd_imagenet.data_report import table
 from hvd_imagenet.split_checks import Check, CheckOptions
 
-_INTERRUPTED = 130  # As shells report a program that SIGINT ended.
 
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Request:
-    """What the command line asks for."""
-
-    config: Config
-    options: CheckOptions
-
-
-def main(request: Request) -> int:
+def main(config: Config, options: CheckOptions) -> int:
     """Checks the data; returns the exit status."""
-    check = Check(request.config, request.options)
-    path = request.options.json_file
+    check = Check(config, options)
+    path = options.json_file
     try:
         # Known before, not after, hours of reading.
         _write(path, check.as_json(is_finished=False))
@@ -53,7 +39,7 @@ def main(request: Request) -> int:
         sys.stdout.flush()
     if check.is_interrupted:
         sys.stderr.write("interrupted; the report says what was read.\n")
-        return _INTERRUPTED
+        return program.INTERRUPTED
     return 1 if check.errors or check.problems() else 0
 
 
@@ -81,25 +67,14 @@ def _write(path: str | None, text: str) -> None:
             file.write(text)
 
 
-def parse(argv: Sequence[str]) -> Request:
-    """What a command line asks for.
-
-    Raises:
-        absl.flags.Error: it cannot be understood.
-    """
-    return Request(
-        config=flags.parse(argv), options=flags.parse_group(CheckOptions, argv)
-    )
-
-
-def _main_and_leave(request: Request) -> int:
+def _main_and_leave(config: Config, options: CheckOptions) -> int:
     # TensorFlow would write a line of its own about every damaged JPEG.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     import tensorflow as tf
 
     # Others may be training on them.
     tf.config.set_visible_devices([], "GPU")
-    status = main(request)
+    status = main(config, options)
     if status:
         # A thread may still be waiting for a storage that does not answer.
         os._exit(status)
@@ -108,12 +83,7 @@ def _main_and_leave(request: Request) -> int:
 
 def run() -> None:
     """Parses the command line and runs the program."""
-    flags.define()
-    flags.define_group(CheckOptions)
-    app.run(
-        _main_and_leave,
-        flags_parser=lambda argv: flags.parse_or_exit(argv, parse),
-    )
+    program.run(_main_and_leave, CheckOptions)
 
 
 if __name__ == "__main__":

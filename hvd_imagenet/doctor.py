@@ -15,40 +15,21 @@ import os
 import sys
 from collections.abc import Sequence
 
-from absl import app
-
-from hvd_imagenet import flags
+from hvd_imagenet import flags, program
 from hvd_imagenet.cluster import finding
 from hvd_imagenet.cluster.finding import Level
 from hvd_imagenet.config import Config
 from hvd_imagenet.diagnosis.options import DoctorOptions
 from hvd_imagenet.world import launched_rank
 
-_INTERRUPTED = 130  # As shells report a program that SIGINT ended.
 
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Request:
-    """What the command line asks for.
-
-    Attributes:
-        options: of the examination.
-        config: of the job.
-        flagfiles: paths of its recipes.
-    """
-
-    options: DoctorOptions
-    config: Config
-    flagfiles: tuple[str, ...]
-
-
-def main(request: Request) -> int:
+def main(config: Config, options: DoctorOptions) -> int:
     """Examines and reports; returns the exit status."""
     # TensorFlow takes seconds to start: not for --help.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     from hvd_imagenet.diagnosis import examination
 
-    json_file = request.options.json_file
+    json_file = options.json_file
     # The first one speaks for all.
     if json_file not in (None, "-") and not launched_rank(os.environ):
         try:
@@ -62,10 +43,10 @@ def main(request: Request) -> int:
             return 1
     try:
         report, rank = examination.examine(
-            request.config, request.flagfiles, request.options.timeout_seconds
+            config, flags.flagfiles(sys.argv[1:]), options.timeout_seconds
         )
     except KeyboardInterrupt:
-        return _INTERRUPTED
+        return program.INTERRUPTED
     return _say(report.findings, report.measured, json_file) if not rank else 0
 
 
@@ -106,24 +87,9 @@ def _table(findings: Sequence[finding.Finding]) -> str:
     return finding.table(rows)
 
 
-def parse(argv: Sequence[str]) -> Request:
-    """What a command line asks for.
-
-    Raises:
-        absl.flags.Error: it cannot be understood.
-    """
-    return Request(
-        options=flags.parse_group(DoctorOptions, argv),
-        config=flags.parse(argv),
-        flagfiles=tuple(flags.flagfiles(argv[1:])),
-    )
-
-
 def run() -> None:
     """Parses the command line and runs the program."""
-    flags.define_group(DoctorOptions)
-    flags.define()
-    app.run(main, flags_parser=lambda argv: flags.parse_or_exit(argv, parse))
+    program.run(main, DoctorOptions)
 
 
 if __name__ == "__main__":

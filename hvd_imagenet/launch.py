@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from absl import app
 from absl import flags as absl_flags
 
-from hvd_imagenet import flags
+from hvd_imagenet import flags, program
 from hvd_imagenet.cluster import foreground, launch_job, schedulers
 from hvd_imagenet.cluster.containers import Containers
 from hvd_imagenet.cluster.hosts import Cluster
@@ -27,8 +27,6 @@ from hvd_imagenet.config import Config
 from hvd_imagenet.diagnosis.options import DoctorOptions
 from hvd_imagenet.environment import Environment
 from hvd_imagenet.plan import Plan
-
-_INTERRUPTED = 130  # As shells report a program that SIGINT ended.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -54,7 +52,7 @@ def main(request: Request) -> int:
         _say(f"error: {error}")
         return 1
     except KeyboardInterrupt:
-        return _INTERRUPTED
+        return program.INTERRUPTED
     except foreground.Stopped as stopped:
         _say("interrupted; the same command resumes from the last checkpoint.")
         return 128 + stopped.signal

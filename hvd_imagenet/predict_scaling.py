@@ -17,34 +17,22 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from absl import app
-
-from hvd_imagenet import flags, imagenet, splits
+from hvd_imagenet import imagenet, program, splits
 from hvd_imagenet import plan as plan_lib
 from hvd_imagenet.config import Config
 from hvd_imagenet.scaling import collectives, inputs, plot, prediction, report
 from hvd_imagenet.scaling.options import ScalingOptions
 
-_INTERRUPTED = 130  # As shells report a program that SIGINT ended.
 
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Request:
-    """What the command line asks for."""
-
-    options: ScalingOptions
-    config: Config
-
-
-def main(request: Request) -> int:
+def main(config: Config, options: ScalingOptions) -> int:
     """Predicts and reports; returns the exit status."""
     try:
-        _predict(request.options, request.config)
+        _predict(options, config)
     except ValueError as error:
         sys.stderr.write(f"error: {error}\n")
         return 1
     except KeyboardInterrupt:
-        return _INTERRUPTED
+        return program.INTERRUPTED
     return 0
 
 
@@ -137,23 +125,9 @@ def _curves(
     }
 
 
-def parse(argv: Sequence[str]) -> Request:
-    """What a command line asks for.
-
-    Raises:
-        absl.flags.Error: it cannot be understood.
-    """
-    return Request(
-        options=flags.parse_group(ScalingOptions, argv),
-        config=flags.parse(argv),
-    )
-
-
 def run() -> None:
     """Parses the command line and runs the program."""
-    flags.define_group(ScalingOptions)
-    flags.define()
-    app.run(main, flags_parser=lambda argv: flags.parse_or_exit(argv, parse))
+    program.run(main, ScalingOptions)
 
 
 if __name__ == "__main__":

@@ -13,15 +13,11 @@ import os
 import sys
 from collections.abc import Iterator
 
-from absl import app
-
-from hvd_imagenet import flags, imagenet, splits
+from hvd_imagenet import imagenet, program, splits
 from hvd_imagenet import plan as plan_lib
 from hvd_imagenet.config import Config
 from hvd_imagenet.framing import CorruptRecordError
 from hvd_imagenet.world import launched_size
-
-_INTERRUPTED = 130  # As shells report a program that SIGINT ended.
 
 
 class UserError(Exception):
@@ -42,7 +38,7 @@ def main(config: Config) -> int:
         sys.stderr.write(
             "interrupted; the same command resumes from the last checkpoint.\n"
         )
-        return _INTERRUPTED
+        return program.INTERRUPTED
     return 0
 
 
@@ -92,8 +88,7 @@ def _for_the_user(*errors: type[Exception]) -> Iterator[None]:
 
 def run() -> None:
     """Parses the command line and runs the program."""
-    flags.define()
-    app.run(main, flags_parser=flags.parse_or_exit)
+    program.run(main)
 
 
 if __name__ == "__main__":

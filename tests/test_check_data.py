@@ -87,8 +87,9 @@ def spoilt(tmp_path_factory):
 
 
 def _request(data_dir, *, label_offset=1, threads=2, seed=0, **options):
-    return check_data.Request(
-        config=Config(
+    """What the program's `main` takes."""
+    return (
+        Config(
             model=ModelConfig(num_classes=_CLASSES),
             data=DataConfig(
                 data_dir=os.fspath(data_dir),
@@ -97,14 +98,14 @@ def _request(data_dir, *, label_offset=1, threads=2, seed=0, **options):
             ),
             run=RunConfig(seed=seed),
         ),
-        options=CheckOptions(**options),
+        CheckOptions(**options),
     )
 
 
 def _check(data_dir, path, **asked):
     """Exit status and the JSON object."""
     status = check_data.main(
-        _request(data_dir, json_file=os.fspath(path), **asked)
+        *_request(data_dir, json_file=os.fspath(path), **asked)
     )
     return status, json.loads(path.read_text())
 
@@ -412,7 +413,7 @@ def test_wrong_flags_are_one_clear_sentence(flags, words):
 def test_a_json_file_that_cannot_be_written_is_named_at_once(capsys):
     path = "/proc/none/found.json"
     request = _request("nowhere", json_file=path)
-    assert check_data.main(request) == 1
+    assert check_data.main(*request) == 1
     assert f"--json_file={path} cannot be written" in capsys.readouterr().err
 
 
@@ -433,7 +434,7 @@ def test_progress_is_a_line(clean, monkeypatch, stream, begin, end):
         monkeypatch.setattr(split_checks, name, 0.0)
     stream = stream()
     monkeypatch.setattr(sys, "stderr", stream)
-    assert check_data.main(_request(clean, full=True)) == 0
+    assert check_data.main(*_request(clean, full=True)) == 0
     text = stream.getvalue()
     assert text.startswith(begin)
     assert text.endswith(end)

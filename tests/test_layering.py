@@ -132,7 +132,7 @@ _MODULES = {
     "diagnosis.measurement": (4.5, "numpy tensorflow"),
     "diagnosis.examination": (5, ""),
     #
-    "check_data": (6, "absl.app tensorflow"),
+    "check_data": (6, "tensorflow"),
     "measuring.__init__": (0, ""),
     "measuring.options": (0.5, ""),
     "measuring.memory": (0, "tensorflow"),
@@ -161,11 +161,12 @@ _MODULES = {
     "scaling.inputs": (2.5, ""),
     "scaling.report": (3, ""),
     #
-    "benchmark": (6, "absl.app absl.flags"),
-    "doctor": (6, "absl.app"),
+    "benchmark": (6, ""),
+    "doctor": (6, ""),
     "launch": (6, "absl.app absl.flags"),
-    "predict_scaling": (6, "absl.app"),
-    "train": (6, "absl.app"),
+    "predict_scaling": (6, ""),
+    "program": (5, "absl.app absl.flags"),
+    "train": (6, ""),
 }
 
 

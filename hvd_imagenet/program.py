@@ -1,0 +1,37 @@
+"""How the programs begin and end: a command line, an exit status."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from absl import app
+from absl import flags as absl_flags
+
+from hvd_imagenet import flags
+
+# As shells report a program that SIGINT ended.
+INTERRUPTED = 130
+
+# The flags belong to the program that runs.
+absl_flags.disclaim_key_flags()
+
+
+def run(main: Callable[..., int], *groups: type) -> None:
+    """Runs a program by the flags of a job and some of its own.
+
+    Args:
+        main: from the configuration of the job, and a value of each group, to
+            the exit status.
+        *groups: dataclasses of knobs, the program's own.
+    """
+    flags.define()
+    for group in groups:
+        flags.define_group(group)
+
+    def parse(argv: Sequence[str]) -> tuple[Any, ...]:
+        options = (flags.parse_group(group, argv) for group in groups)
+        return flags.parse(argv), *options
+
+    app.run(
+        lambda parsed: main(*parsed),
+        flags_parser=lambda argv: flags.parse_or_exit(argv, parse),
+    )
