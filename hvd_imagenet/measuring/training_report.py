@@ -63,6 +63,9 @@ def report(job: Job, ranks: Sequence[Rank]) -> dict[str, Any]:
 
     Times are in seconds per step, means over ranks; "ci95" is half the width
     of the mean's 95 % confidence interval by batch means (`summary`).
+    Communication is what a step takes more than one that exchanges nothing: of
+    the exchange what is not hidden behind computation, and the wait for slower
+    ranks.
     """
     lengths = [len(block.seconds) for block in ranks[0].blocks]
     step = _estimate([_means(r.blocks, "seconds") for r in ranks], lengths)
