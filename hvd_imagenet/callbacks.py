@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 import keras
 
 from hvd_imagenet import schedule as schedule_lib
-from hvd_imagenet.distributed import Processes
+from hvd_imagenet.processes import Processes
 
 
 class BroadcastState(keras.callbacks.Callback):

@@ -8,7 +8,7 @@ Keras 3 never calls), so everything here stands on its tensor operations.
 import contextlib
 import os
 import socket
-from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Iterator, MutableMapping, Sequence
 from typing import Any
 
 import keras
@@ -17,6 +17,7 @@ import tensorflow as tf
 
 from hvd_imagenet import devices, wire
 from hvd_imagenet.parts import PartExchange
+from hvd_imagenet.processes import Processes
 from hvd_imagenet.world import World, launched_size
 
 # Used where there is no GPU, unless the environment says otherwise. Horovod's
@@ -24,75 +25,6 @@ from hvd_imagenet.world import World, launched_size
 # ResNet-50 on two ranks of one core each went from 6.3 to 7.1 images/s with
 # 10 ms.
 _CPU_ENVIRONMENT = {"HOROVOD_CYCLE_TIME": "10"}
-
-
-class Processes:
-    """A world of one process: nothing to exchange.
-
-    Attributes:
-        world: the place of this process.
-    """
-
-    def __init__(self, world: World | None = None):
-        self.world = world or World()
-
-    def average_gradients(
-        self, gradients: Sequence[tf.Tensor]
-    ) -> list[tf.Tensor]:
-        """Means over ranks of gradients, inside a `tf.function`."""
-        return list(gradients)
-
-    def with_compression(self, compression: str) -> "Processes":
-        """The same ranks, with gradients in another format on the wire.
-
-        Raises:
-            ValueError: Horovod cannot sum that format.
-        """
-        return self
-
-    def average(self, variables: Sequence[keras.Variable]) -> None:
-        """Sets every variable to its mean over ranks."""
-
-    def broadcast(self, variables: Sequence[keras.Variable]) -> None:
-        """Sets every variable to its value on rank 0."""
-
-    def sum(self, values: np.ndarray) -> np.ndarray:
-        """Sum over ranks of a float64 array."""
-        return values
-
-    def broadcast_object(self, value: Any) -> Any:
-        """The value that rank 0 passed."""
-        return value
-
-    def gather_object(self, value: Any) -> list[Any]:
-        """The values of all ranks, in their order."""
-        return [value]
-
-    def barrier(self) -> None:
-        """Returns when all ranks have called it."""
-
-    @contextlib.contextmanager
-    def timeline(self, path: str) -> Iterator[None]:
-        """Rank 0 writes what is exchanged meanwhile, as Chrome's traces.
-
-        All ranks must call it. Needs `start(timeline=True)`.
-        """
-        yield
-
-    def require_same(self, facts: Mapping[str, Any]) -> None:
-        """Ranks with other flags or other data would wait for each other.
-
-        Raises:
-            ValueError: a fact is another one on rank 0.
-        """
-        first = self.broadcast_object(dict(facts))
-        for name, value in facts.items():
-            if value != first[name]:
-                raise ValueError(
-                    f"{name} is {value} on rank {self.world.rank}"
-                    f" ({socket.gethostname()}) and {first[name]} on rank 0;"
-                    " give all hosts the same flags and data."
-                )
 
 
 class HorovodProcesses(Processes):

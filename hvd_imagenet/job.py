@@ -21,9 +21,9 @@ from hvd_imagenet import (
     wire_choice,
 )
 from hvd_imagenet.config import Config
-from hvd_imagenet.distributed import Processes
 from hvd_imagenet.open_data import open_data
 from hvd_imagenet.plan import Plan
+from hvd_imagenet.processes import Processes
 from hvd_imagenet.sources import Source
 from hvd_imagenet.trainer import Trainer
 from hvd_imagenet.wire_choice import WireChoice

@@ -11,9 +11,9 @@ import keras
 import numpy as np
 
 from hvd_imagenet.checkpoints import Checkpoints
-from hvd_imagenet.distributed import Processes
 from hvd_imagenet.pipeline import Batches
 from hvd_imagenet.plan import Plan
+from hvd_imagenet.processes import Processes
 from hvd_imagenet.runlog import NullRunLog
 from hvd_imagenet.totals import Totals
 from hvd_imagenet.trainer import Trainer

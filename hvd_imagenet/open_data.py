@@ -4,8 +4,8 @@ import dataclasses
 
 from hvd_imagenet import label_offset, splits
 from hvd_imagenet.config import Config
-from hvd_imagenet.distributed import Processes
 from hvd_imagenet.plan import Plan, make_plan
+from hvd_imagenet.processes import Processes
 from hvd_imagenet.sources import Source
 
 

@@ -100,9 +100,9 @@ def _open_tfrecords(
 
 def _open_tfds(config: Config, split: str) -> StreamedSource:
     # TensorFlow Datasets takes a quarter of a second to import.
-    from hvd_imagenet import tfds_source
+    from hvd_imagenet import tfds_sets
 
-    found = tfds_source.find_split(config, split)
+    found = tfds_sets.find_split(config, split)
     file_format = found.info.file_format.value
     if file_format != "tfrecord":
         raise ValueError(

@@ -14,11 +14,11 @@ import numpy as np
 import tensorflow as tf
 
 from hvd_imagenet import mixing, normalization, preprocessing
-from hvd_imagenet.distributed import Processes
 from hvd_imagenet.ema import WeightAverage
 from hvd_imagenet.losses import Loss
 from hvd_imagenet.pipeline import Batch, Batches
 from hvd_imagenet.plan import Plan
+from hvd_imagenet.processes import Processes
 from hvd_imagenet.totals import Totals, TotalsVariable
 
 _EVALUATED = Loss()

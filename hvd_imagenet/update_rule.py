@@ -11,9 +11,9 @@ from hvd_imagenet import (
     schedule,
 )
 from hvd_imagenet.config import Config
-from hvd_imagenet.distributed import Processes
 from hvd_imagenet.losses import Loss
 from hvd_imagenet.plan import Plan
+from hvd_imagenet.processes import Processes
 from hvd_imagenet.trainer import Trainer
 
 

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from hvd_imagenet import resnet_layers
 from hvd_imagenet.config import Config
-from hvd_imagenet.distributed import Processes
+from hvd_imagenet.processes import Processes
 
 # What may be chosen, the exact one first.
 _FORMATS = ("none", "fp16")

@@ -7,9 +7,9 @@ import pytest
 
 import jobs
 from hvd_imagenet.config import Config
-from hvd_imagenet.distributed import Processes
 from hvd_imagenet.measuring import exchange_speed, training_speed
 from hvd_imagenet.measuring.options import BenchmarkOptions
+from hvd_imagenet.processes import Processes
 from hvd_imagenet.world import World
 
 _INPUT = (

@@ -10,7 +10,6 @@ import tensorflow as tf
 
 from hvd_imagenet import devices, resnet
 from hvd_imagenet.config import ModelConfig
-from hvd_imagenet.distributed import Processes
 from hvd_imagenet.measuring import (
     flops,
     memory,
@@ -19,6 +18,7 @@ from hvd_imagenet.measuring import (
     training_report,
 )
 from hvd_imagenet.measuring.step_times import Times
+from hvd_imagenet.processes import Processes
 
 
 def test_the_interval_is_that_of_batch_means():

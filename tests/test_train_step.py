@@ -17,11 +17,11 @@ from hvd_imagenet.config import (
     ModelConfig,
     OptimizationConfig,
 )
-from hvd_imagenet.distributed import Processes
 from hvd_imagenet.normalization import FusedBatchNormalization
 from hvd_imagenet.pipeline import Batch
 from hvd_imagenet.plan import make_plan
 from hvd_imagenet.preprocessing import normalise
+from hvd_imagenet.processes import Processes
 from hvd_imagenet.sources import SyntheticSource
 from hvd_imagenet.world import World
 

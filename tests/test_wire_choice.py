@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from hvd_imagenet import wire_choice
 from hvd_imagenet.config import Config, ModelConfig, OptimizationConfig
-from hvd_imagenet.distributed import Processes
+from hvd_imagenet.processes import Processes
 from hvd_imagenet.world import World
 
 

@@ -22,7 +22,7 @@ from hvd_imagenet.diagnosis import (
     storage,
 )
 from hvd_imagenet.diagnosis import watch as watch_lib
-from hvd_imagenet.distributed import Processes
+from hvd_imagenet.processes import Processes
 from hvd_imagenet.world import launched_rank, launched_size
 
 

@@ -15,7 +15,7 @@ from hvd_imagenet import resnet, update_rule
 from hvd_imagenet.cluster import network
 from hvd_imagenet.config import Config
 from hvd_imagenet.diagnosis import links
-from hvd_imagenet.distributed import Processes
+from hvd_imagenet.processes import Processes
 
 _ALLREDUCE_BYTES = 16 * 2**20
 _ALLREDUCE_TIMES = 5

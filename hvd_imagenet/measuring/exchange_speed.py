@@ -17,8 +17,8 @@ import tensorflow as tf
 
 from hvd_imagenet import distributed, environment, resnet
 from hvd_imagenet.config import Config
-from hvd_imagenet.distributed import Processes
 from hvd_imagenet.measuring.options import BenchmarkOptions
+from hvd_imagenet.processes import Processes
 from hvd_imagenet.world import launched_size
 
 _SMALLEST_BYTES = 4096

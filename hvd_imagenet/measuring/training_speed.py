@@ -23,11 +23,11 @@ from hvd_imagenet import (
     wire_choice,
 )
 from hvd_imagenet.config import Config
-from hvd_imagenet.distributed import Processes
 from hvd_imagenet.measuring import flops, memory, step_times, training_report
 from hvd_imagenet.measuring.options import BenchmarkOptions
 from hvd_imagenet.measuring.training_report import Job, Rank
 from hvd_imagenet.open_data import Data, open_data
+from hvd_imagenet.processes import Processes
 from hvd_imagenet.world import launched_size
 
 # After the measured ones, for a profile or timeline.

@@ -1,0 +1,81 @@
+"""What processes that train together can do, and a world of one."""
+
+import contextlib
+import socket
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from hvd_imagenet.world import World
+
+
+class Processes:
+    """A world of one process: nothing to exchange.
+
+    Attributes:
+        world: the place of this process.
+    """
+
+    def __init__(self, world: World | None = None):
+        self.world = world or World()
+
+    def average_gradients(
+        self, gradients: Sequence[tf.Tensor]
+    ) -> list[tf.Tensor]:
+        """Means over ranks of gradients, inside a `tf.function`."""
+        return list(gradients)
+
+    def with_compression(self, compression: str) -> "Processes":
+        """The same ranks, with gradients in another format on the wire.
+
+        Raises:
+            ValueError: Horovod cannot sum that format.
+        """
+        return self
+
+    def average(self, variables: Sequence[keras.Variable]) -> None:
+        """Sets every variable to its mean over ranks."""
+
+    def broadcast(self, variables: Sequence[keras.Variable]) -> None:
+        """Sets every variable to its value on rank 0."""
+
+    def sum(self, values: np.ndarray) -> np.ndarray:
+        """Sum over ranks of a float64 array."""
+        return values
+
+    def broadcast_object(self, value: Any) -> Any:
+        """The value that rank 0 passed."""
+        return value
+
+    def gather_object(self, value: Any) -> list[Any]:
+        """The values of all ranks, in their order."""
+        return [value]
+
+    def barrier(self) -> None:
+        """Returns when all ranks have called it."""
+
+    @contextlib.contextmanager
+    def timeline(self, path: str) -> Iterator[None]:
+        """Rank 0 writes what is exchanged meanwhile, as Chrome's traces.
+
+        All ranks must call it. Needs `start(timeline=True)`.
+        """
+        yield
+
+    def require_same(self, facts: Mapping[str, Any]) -> None:
+        """Ranks with other flags or other data would wait for each other.
+
+        Raises:
+            ValueError: a fact is another one on rank 0.
+        """
+        first = self.broadcast_object(dict(facts))
+        for name, value in facts.items():
+            if value != first[name]:
+                raise ValueError(
+                    f"{name} is {value} on rank {self.world.rank}"
+                    f" ({socket.gethostname()}) and {first[name]} on rank 0;"
+                    " give all hosts the same flags and data."
+                )
