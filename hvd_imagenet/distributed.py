@@ -15,8 +15,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from hvd_imagenet import devices, wire
-from hvd_imagenet.parts import PartExchange
+from hvd_imagenet import devices, parts, wire
 from hvd_imagenet.processes import Processes
 from hvd_imagenet.world import World, launched_size
 
@@ -55,15 +54,17 @@ class HorovodProcesses(Processes):
         self._has_gpus = has_gpus
         self._format = wire.make_format(compression, hvd.size())
         self._parts = None
-        if self._format is not None and has_gpus:
+        if self._format is None:
+            return
+        if has_gpus or not parts.pays(compression, self.world):
             _require_sum(hvd, compression, self._format.dtype)
-        elif self._format is not None:
-            self._parts = PartExchange(
-                dtype=self._format.dtype,
-                world_size=hvd.size(),
-                alltoall=hvd.alltoall,
-                allgather=hvd.allgather,
-            )
+            return
+        self._parts = parts.PartExchange(
+            dtype=self._format.dtype,
+            world_size=hvd.size(),
+            alltoall=hvd.alltoall,
+            allgather=hvd.allgather,
+        )
 
     def average_gradients(
         self, gradients: Sequence[tf.Tensor]

@@ -5,6 +5,7 @@ import pytest
 import tensorflow as tf
 
 from hvd_imagenet import parts
+from hvd_imagenet.world import World
 
 
 def _averages(by_rank, dtype=tf.float16):
@@ -64,6 +65,14 @@ def test_what_is_not_finite_reaches_all_ranks():
     assert np.isnan(mean[2])
     assert np.isinf(mean[6])
     assert np.isfinite(mean[3:6]).all()
+
+
+def test_a_pair_of_hosts_sums_float16_in_an_allreduce():
+    pair = World(size=2, local_size=1)
+    assert not parts.pays("fp16", pair)
+    assert parts.pays("bf16", pair)
+    assert parts.pays("fp16", World(size=2, local_size=2))
+    assert parts.pays("fp16", World(size=3, local_size=1))
 
 
 def test_gradients_travel_in_a_few_parcels_the_last_first():

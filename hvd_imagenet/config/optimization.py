@@ -255,10 +255,11 @@ class OptimizationConfig(Checked):
         "Format of gradients on the wire: none, float32 as computed; fp16;"
         " bf16; or auto: fp16 where it makes an exchange of the gradients"
         " faster, as measured when the run starts. On CPUs sums are float32"
-        " whatever is sent. On GPUs they are float16 with fp16, divided before"
-        " the sum by about the root of the number of processes, so that"
-        " gradients up to 1,000 cannot overflow on 2,048 of them; and bf16"
-        " needs a Horovod that can sum it (0.28.1 cannot: the run is refused).",
+        " whatever is sent, but for fp16 between two hosts of one process each."
+        " There and on GPUs they are float16, divided before the sum by about"
+        " the root of the number of processes, so that gradients up to 1,000"
+        " cannot overflow on 2,048 of them. bf16 needs, on GPUs, a Horovod that"
+        " can sum it (0.28.1 cannot: the run is refused).",
         choices=("none", "fp16", "bf16", "auto"),
     )
 
