@@ -16,9 +16,14 @@ _REPOSITORY = pathlib.Path(__file__).parent.parent
 
 def pytest_configure(config):
     # Shells without job control start what is in the background with SIGINT
-    # ignored, and every process that a test starts would inherit it.
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    # ignored, nohup everything with SIGHUP ignored, and every process that a
+    # test starts would inherit it.
+    for number, handler in (
+        (signal.SIGINT, signal.default_int_handler),
+        (signal.SIGHUP, signal.SIG_DFL),
+    ):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, handler)
 
 
 @pytest.fixture(scope="session")

@@ -41,11 +41,10 @@ def test_an_inf_on_one_rank_is_skipped_by_all_together():
 
 @pytest.mark.horovod
 def test_gradients_in_half_precision_are_averaged():
-    ranks = _result(jobs.run(3, str(_PROGRAMS / "exchange_half.py")))
-    assert len(ranks) == 3
+    ranks = _result(jobs.run(2, str(_PROGRAMS / "exchange_half.py")))
+    assert len(ranks) == 2
     sent = np.float64([rank.pop("sent") for rank in ranks])
     np.testing.assert_equal(ranks[0], ranks[1])
-    np.testing.assert_equal(ranks[0], ranks[2])
     assert set(ranks[0]["dtypes"]) == {"float32"}
     for compression, bits in (("fp16", 10), ("bf16", 7), ("fp16 on GPUs", 9)):
         means = ranks[0][compression]

@@ -609,6 +609,7 @@ def _train(data_dir, workdir):
     )
 
 
+@pytest.mark.slow
 def test_two_ranks_train_from_a_url_and_evaluate_exactly(streamed_run):
     losses = [m["loss"] for m in jobs.metrics(streamed_run)]
     assert len(losses) == jobs.RECIPE_STEPS
