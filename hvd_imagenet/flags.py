@@ -7,6 +7,7 @@ functions take a frozen config or plain values.
 import contextlib
 import dataclasses
 import itertools
+import os
 import re
 import sys
 import typing
@@ -121,6 +122,10 @@ def parse_or_exit(
     """As `parse`, for `app.run`: what is wrong is printed, without trace."""
     try:
         return parse(argv)
+    except BrokenPipeError:
+        # Nobody reads --help to its end; nor what the interpreter still has.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except flags.Error as error:
         sys.stderr.write(f"error: {error}\nSee --help for the flags.\n")
         sys.exit(1)
@@ -157,6 +162,8 @@ def _read_flags(argv: Sequence[str], flag_values: flags.FlagValues) -> None:
     """Takes over the values of a command line that has flags only."""
     try:
         positional = flag_values(list(argv))[1:]
+    except BrokenPipeError:  # Of --help, not of a flagfile.
+        raise
     except (OSError, UnicodeDecodeError) as error:
         raise flags.Error(f"--flagfile cannot be read: {error}") from error
     if positional:

@@ -3,6 +3,8 @@
 import collections
 import dataclasses
 import pathlib
+import subprocess
+import sys
 
 import pytest
 from absl import flags as absl_flags
@@ -593,3 +595,16 @@ def test_every_difference_of_recipes_is_listed():
         assert difference in message
     assert message.count(" was ") == 4
     assert "--workdir" in message
+
+
+def test_help_may_be_read_in_part():
+    program = f"{sys.executable} -m hvd_imagenet.train --help | head -n 1"
+    finished = subprocess.run(
+        ["bash", "-c", program],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert finished.stdout.startswith("Trains a network")
+    assert finished.stderr == ""
