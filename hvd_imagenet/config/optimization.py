@@ -254,12 +254,12 @@ class OptimizationConfig(Checked):
         "none",
         "Format of gradients on the wire: none, float32 as computed; fp16;"
         " bf16; or auto: fp16 where it makes an exchange of the gradients"
-        " faster, as measured when the run starts. On CPUs sums are float32"
-        " whatever is sent, but for fp16 between two hosts of one process each."
-        " There and on GPUs they are float16, divided before the sum by about"
-        " the root of the number of processes, so that gradients up to 1,000"
-        " cannot overflow on 2,048 of them. bf16 needs, on GPUs, a Horovod that"
-        " can sum it (0.28.1 cannot: the run is refused).",
+        " faster, as measured when the run starts. On CPUs the sums of bf16,"
+        " and of fp16 within one host, are float32. Between hosts and on GPUs"
+        " those of fp16 are float16, divided before the sum by about the root"
+        " of the number of processes, so that gradients up to 1,000 cannot"
+        " overflow on 2,048 of them. bf16 needs, on GPUs, a Horovod that can"
+        " sum it (0.28.1 cannot: the run is refused).",
         choices=("none", "fp16", "bf16", "auto"),
     )
 
