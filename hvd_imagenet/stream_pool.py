@@ -88,9 +88,13 @@ class Pool:
         with self.lock:
             self._waited_for.add(index)
             has_come = self._arrived.wait_for(
-                lambda: index in self._records, _PATIENCE_SECONDS
+                lambda: self._is_closed or index in self._records,
+                _PATIENCE_SECONDS,
             )
             self._waited_for.discard(index)
+            if self._is_closed:
+                # Asked for by what is read ahead of a run that has ended.
+                raise CorruptRecordError(f"{where} is not read any more.")
             if not has_come:
                 raise CorruptRecordError(
                     f"{where} was not read within"
@@ -109,6 +113,9 @@ class Pool:
         """Ends the threads, each when it has read a record."""
         with self.lock:
             self._is_closed = True
+            # TensorFlow may keep who has this for as long as the process runs.
+            self._records.clear()
+            self._arrived.notify_all()
             self._room.notify_all()
 
     def _work(self) -> None:
@@ -138,6 +145,8 @@ class Pool:
 
     def _put(self, index: int, record: bytes | CorruptRecordError) -> None:
         with self.lock:
+            if self._is_closed:
+                return
             # The same image may be there for two epochs.
             self._records.setdefault(index, []).append(record)
             if index in self._waited_for:

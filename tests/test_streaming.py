@@ -7,6 +7,7 @@ import pathlib
 import shutil
 import threading
 import time
+from concurrent import futures
 
 import numpy as np
 import pytest
@@ -557,6 +558,29 @@ def test_a_read_that_never_returns_is_given_up(data_dir, monkeypatch):
         reader.read(int(images[0]))
     held.set()
     reader.close()
+
+
+def test_who_waits_for_a_reader_that_ends_is_let_go(data_dir, monkeypatch):
+    # What tf.data reads ahead when a run ends would hold its end up.
+    held = threading.Event()
+    read = tf.io.gfile.GFile.read
+
+    def stall(self, n=-1):
+        held.wait(60)
+        return read(self, n)
+
+    source = splits.open_split(_config(data_dir), "train")
+    monkeypatch.setattr(tf.io.gfile.GFile, "read", stall)
+    reader = StreamReader(source, _order(_config(data_dir), 1, 0), 0)
+    images, _ = reader.promise(range(1))
+    with futures.ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(reader.read, int(images[0]))
+        with pytest.raises(futures.TimeoutError):
+            waiting.result(0.2)
+        reader.close()
+        with pytest.raises(CorruptRecordError, match="not read any more"):
+            waiting.result(20)
+    held.set()
 
 
 @pytest.mark.parametrize(

@@ -86,6 +86,9 @@ class Store:
         self._buildah(
             *("bud", "--isolation=chroot", "--network=host", "--pull-never"),
             *("--format=docker", "--layers", f"--tag={_TAG}"),
+            # As Docker has it. TensorFlow keeps what its pipelines call, and so
+            # the files of every data set that the tests have opened.
+            "--ulimit=nofile=65536:65536",
             # Buildah 1.28 does not see which stages are wanted by the default.
             *("--build-arg=VARIANT=cpu", f"--build-arg=CPU_BASE={_BASE}"),
             *self._secrets(),
