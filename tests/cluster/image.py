@@ -9,6 +9,7 @@ user, directory, variables and entrypoint.
 import json
 import os
 import pathlib
+import resource
 import shutil
 import subprocess
 import sys
@@ -86,9 +87,9 @@ class Store:
         self._buildah(
             *("bud", "--isolation=chroot", "--network=host", "--pull-never"),
             *("--format=docker", "--layers", f"--tag={_TAG}"),
-            # As Docker has it. TensorFlow keeps what its pipelines call, and so
-            # the files of every data set that the tests have opened.
-            "--ulimit=nofile=65536:65536",
+            # Not Buildah's 1,024: TensorFlow keeps what its pipelines call, and
+            # so the files of every data set that the tests have opened.
+            f"--ulimit=nofile={_open_files()}:{_open_files()}",
             # Buildah 1.28 does not see which stages are wanted by the default.
             *("--build-arg=VARIANT=cpu", f"--build-arg=CPU_BASE={_BASE}"),
             *self._secrets(),
@@ -222,6 +223,11 @@ class ImageHosts(hosts.Hosts):
             *config["Env"],
             *command,
         )
+
+
+def _open_files() -> int:
+    """As many as this process may open."""
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[1]
 
 
 def _run(*command: str) -> str:
