@@ -121,7 +121,10 @@ def parse_or_exit(
 ) -> T:
     """As `parse`, for `app.run`: what is wrong is printed, without trace."""
     try:
-        return parse(argv)
+        try:
+            return parse(argv)
+        finally:
+            sys.stdout.flush()  # Of --help, while a broken pipe can be caught.
     except BrokenPipeError:
         # Nobody reads --help to its end; nor what the interpreter still has.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
