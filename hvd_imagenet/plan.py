@@ -13,7 +13,7 @@ import dataclasses
 import json
 
 from hvd_imagenet import schedule as schedule_lib
-from hvd_imagenet.config import Config, OptimizationConfig
+from hvd_imagenet.config import Config, ScheduleConfig
 from hvd_imagenet.phases import Phase, Phases, make_phases
 
 
@@ -170,9 +170,10 @@ def make_plan(
     Raises:
         ValueError: the global batch cannot be cut into equal shares.
     """
-    asked = config.optimization
+    epochs = config.optimization.epochs
     phases = make_phases(config, world_size, train_images)
-    schedule = _make_schedule(asked, phases)
+    total_steps = phases.steps(epochs)
+    schedule = _make_schedule(config.schedule, phases, total_steps)
     evaluation_batch = config.run.evaluation_batch_size_per_process or min(
         phase.batch_size_per_process for phase in phases.phases
     )
@@ -180,9 +181,9 @@ def make_plan(
         world_size=world_size,
         train_images=train_images,
         validation_images=validation_images,
-        epochs=asked.epochs,
+        epochs=epochs,
         warmup_steps=schedule.warmup.steps,
-        total_steps=phases.steps(asked.epochs),
+        total_steps=total_steps,
         evaluation_image_size=config.evaluation_image_size,
         evaluation_batch_size_per_process=evaluation_batch,
         evaluation_steps=-(
@@ -194,7 +195,7 @@ def make_plan(
 
 
 def _make_schedule(
-    asked: OptimizationConfig, phases: Phases
+    asked: ScheduleConfig, phases: Phases, total_steps: int
 ) -> schedule_lib.Schedule:
     first_batch = phases.phases[0].global_batch_size
     peak = schedule_lib.linear_scaling(
@@ -207,7 +208,7 @@ def _make_schedule(
     # server's 256 images, which is where the rate to reach is higher.
     needed = asked.warmup != "none" and peak > start
     warmup_steps = phases.steps(asked.warmup_epochs) if needed else 0
-    decay = _make_decay(asked, phases, warmup_steps, peak)
+    decay = _make_decay(asked, phases, warmup_steps, total_steps, peak)
     if any(p.global_batch_size != first_batch for p in phases.phases):
         decay = schedule_lib.Rescaled(
             decay=decay,
@@ -229,9 +230,12 @@ def _make_schedule(
 
 
 def _make_decay(
-    asked: OptimizationConfig, phases: Phases, warmup_steps: int, peak: float
+    asked: ScheduleConfig,
+    phases: Phases,
+    warmup_steps: int,
+    total_steps: int,
+    peak: float,
 ) -> schedule_lib.Decay:
-    total_steps = phases.steps(asked.epochs)
     if asked.schedule == "steps":
         return schedule_lib.Steps(
             boundaries=tuple(map(phases.steps, asked.decay_epochs)),

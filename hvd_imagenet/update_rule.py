@@ -82,8 +82,8 @@ def step_callbacks(
     asked = config.optimization
     calls = [
         callbacks.LinearScaling(
-            asked.base_learning_rate,
-            asked.base_batch_size,
+            config.schedule.base_learning_rate,
+            config.schedule.base_batch_size,
             plan.phase(0).global_batch_size,
             plan.schedule.decay,
             first_step,

@@ -16,6 +16,7 @@ from hvd_imagenet.config import (
     ModelConfig,
     OptimizationConfig,
     RunConfig,
+    ScheduleConfig,
     require_same,
 )
 from hvd_imagenet.knobs import value_text
@@ -231,7 +232,7 @@ def test_limits_themselves_are_allowed(argument):
         (OptimizationConfig, {"epochs": None}, "--epochs=None must be of"),
         (OptimizationConfig, {"momentum": "0.9"}, "must be of type float"),
         (OptimizationConfig, {"nesterov": 1}, "must be of type bool"),
-        (OptimizationConfig, {"decay_epochs": (30.0, -1.0)}, "=30,-1 must be"),
+        (ScheduleConfig, {"decay_epochs": (30.0, -1.0)}, "=30,-1 must be"),
         (ModelConfig, {"precision": "fp8"}, "=fp8 .*float32, bfloat16, float"),
         (DataConfig, {"label_offset": 2}, "--label_offset=2 must be at most 1"),
         (RunConfig, {"workdir": 3}, "--workdir=3 must be of type str"),

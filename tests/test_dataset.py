@@ -20,6 +20,7 @@ from hvd_imagenet.config import (
     OptimizationConfig,
     PhaseConfig,
     RunConfig,
+    ScheduleConfig,
 )
 from hvd_imagenet.framing import CorruptRecordError
 from hvd_imagenet.pipeline import Batch
@@ -89,10 +90,10 @@ def _config(data_dir, *, seed=3, global_batch_size=_GLOBAL_BATCH, **data):
         ),
         optimization=OptimizationConfig(
             epochs=_EPOCHS,
-            warmup_epochs=0.0,
             global_batch_size=global_batch_size,
             batch_size_per_process=_MICRO_BATCH,
         ),
+        schedule=ScheduleConfig(warmup_epochs=0.0),
         run=RunConfig(seed=seed),
     )
 

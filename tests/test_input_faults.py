@@ -16,6 +16,7 @@ from hvd_imagenet.config import (
     DataConfig,
     ModelConfig,
     OptimizationConfig,
+    ScheduleConfig,
 )
 from hvd_imagenet.framing import CorruptRecordError
 from hvd_imagenet.plan import make_plan
@@ -48,10 +49,10 @@ def _config(data_dir, **data):
         data=DataConfig(data_dir=os.fspath(data_dir), label_offset=1, **data),
         optimization=OptimizationConfig(
             epochs=_EPOCHS,
-            warmup_epochs=0.0,
             global_batch_size=_BATCH,
             batch_size_per_process=_BATCH,
         ),
+        schedule=ScheduleConfig(warmup_epochs=0.0),
     )
 
 

@@ -27,6 +27,7 @@ _MODULES = {
     "config.optimization": (0.25, ""),
     "config.phases": (0.25, ""),
     "config.run": (0.25, ""),
+    "config.schedule": (0.25, ""),
     "config.whole": (0.4, ""),
     "config.__init__": (0.5, ""),
     "mapped_arrays": (0.75, "numpy"),

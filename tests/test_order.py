@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from hvd_imagenet.config import Config, OptimizationConfig
+from hvd_imagenet.config import Config, OptimizationConfig, ScheduleConfig
 from hvd_imagenet.order import epoch_permutation, images_at
 from hvd_imagenet.plan import make_plan
 
@@ -17,12 +17,14 @@ _EPOCHS = 3
 def _plan(world_size):
     optimization = OptimizationConfig(
         epochs=_EPOCHS,
-        warmup_epochs=0,
         global_batch_size=1536,
         batch_size_per_process=2,
     )
     return make_plan(
-        Config(optimization=optimization),
+        Config(
+            optimization=optimization,
+            schedule=ScheduleConfig(warmup_epochs=0),
+        ),
         world_size=world_size,
         train_images=_IMAGES,
         validation_images=1,

@@ -17,6 +17,7 @@ from hvd_imagenet.config import (
     OptimizationConfig,
     PhaseConfig,
     RunConfig,
+    ScheduleConfig,
 )
 from hvd_imagenet.plan import make_plan
 
@@ -42,16 +43,27 @@ def _goyal(
     )
 
 
+def _groups(knobs):
+    """The groups of a configuration that have these knobs."""
+    of_schedule = {field.name for field in dataclasses.fields(ScheduleConfig)}
+    schedule = {k: v for k, v in knobs.items() if k in of_schedule}
+    rest = {k: v for k, v in knobs.items() if k not in of_schedule}
+    return {
+        "optimization": OptimizationConfig(**rest),
+        "schedule": ScheduleConfig(**schedule),
+    }
+
+
 def _plan(
     world_size=1,
     train_images=imagenet.TRAIN_IMAGES,
     validation_images=imagenet.VALIDATION_IMAGES,
     evaluation_batch_size_per_process=None,
-    **optimization,
+    **knobs,
 ):
     return make_plan(
         Config(
-            optimization=OptimizationConfig(**optimization),
+            **_groups(knobs),
             run=RunConfig(
                 evaluation_batch_size_per_process=(
                     evaluation_batch_size_per_process
@@ -475,12 +487,12 @@ _PHASES = PhaseConfig(
 )
 
 
-def _phased(world_size, phases=_PHASES, **optimization):
+def _phased(world_size, phases=_PHASES, **knobs):
     return make_plan(
         Config(
             model=ModelConfig(image_size=16),
-            optimization=OptimizationConfig(
-                **{
+            **_groups(
+                {
                     "epochs": 3,
                     "warmup": "none",
                     "global_batch_size": 96,
@@ -489,7 +501,7 @@ def _phased(world_size, phases=_PHASES, **optimization):
                     "base_learning_rate": 1.0,
                     "schedule": "constant",
                 }
-                | optimization
+                | knobs
             ),
             phases=phases,
         ),

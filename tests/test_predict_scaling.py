@@ -16,6 +16,7 @@ from hvd_imagenet.config import (
     ModelConfig,
     OptimizationConfig,
     PhaseConfig,
+    ScheduleConfig,
 )
 from hvd_imagenet.plan import make_plan
 from hvd_imagenet.scaling import inputs, plot, prediction
@@ -153,10 +154,10 @@ def test_phases_take_what_their_images_take():
         model=ModelConfig(image_size=128),
         optimization=OptimizationConfig(
             epochs=2,
-            warmup="none",
             global_batch_size=256,
             batch_size_per_process=64,
         ),
+        schedule=ScheduleConfig(warmup="none"),
         phases=PhaseConfig(
             phase_epochs=(1.0,),
             phase_image_sizes=(256,),

@@ -21,6 +21,7 @@ from hvd_imagenet.config import (
     DataConfig,
     ModelConfig,
     OptimizationConfig,
+    ScheduleConfig,
 )
 from hvd_imagenet.framing import CorruptRecordError
 from hvd_imagenet.plan import make_plan
@@ -68,8 +69,9 @@ def _config(directory, **data):
         model=ModelConfig(num_classes=5, image_size=32),
         data=DataConfig(data_dir=str(directory), label_offset=1, **data),
         optimization=OptimizationConfig(
-            epochs=2, warmup_epochs=0.0, batch_size_per_process=_BATCH
+            epochs=2, batch_size_per_process=_BATCH
         ),
+        schedule=ScheduleConfig(warmup_epochs=0.0),
     )
 
 

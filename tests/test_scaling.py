@@ -20,6 +20,7 @@ from hvd_imagenet.config import (
     DataConfig,
     OptimizationConfig,
     PhaseConfig,
+    ScheduleConfig,
 )
 from hvd_imagenet.environment import Environment
 from hvd_imagenet.measuring import (
@@ -79,7 +80,7 @@ def test_every_process_has_the_same_work_in_every_world():
 
 
 def test_the_command_asks_for_the_same_config():
-    config = Config(optimization=OptimizationConfig(decay_epochs=()))
+    config = Config(schedule=ScheduleConfig(decay_epochs=()))
     world = list(scaling_worlds.worlds(config, 3))[1]
     worlds_of_jobs = scaling_runs.Jobs(
         options=BenchmarkOptions(mode="scaling", report_dir="/r", steps=7),

@@ -24,6 +24,7 @@ from hvd_imagenet.config import (
     OptimizationConfig,
     PhaseConfig,
     RunConfig,
+    ScheduleConfig,
 )
 from hvd_imagenet.framing import CorruptRecordError
 from hvd_imagenet.packing import job as packing_job
@@ -82,10 +83,10 @@ def _config(data_dir, workdir=None, *, optimization=None, phases=None, **data):
         optimization=optimization
         or OptimizationConfig(
             epochs=3,
-            warmup_epochs=0.0,
             global_batch_size=6,
             batch_size_per_process=1,
         ),
+        schedule=ScheduleConfig(warmup_epochs=0.0),
         phases=phases or PhaseConfig(),
         run=RunConfig(workdir=workdir and os.fspath(workdir)),
     )
@@ -131,9 +132,7 @@ def test_every_image_once_per_epoch_at_any_world(world_size):
     images, sizes = 30_011, [117] * 256 + [59]
     config = _config(
         "/data",
-        optimization=OptimizationConfig(
-            warmup_epochs=0.0, batch_size_per_process=4
-        ),
+        optimization=OptimizationConfig(batch_size_per_process=4),
     )
     orders = [
         _order(config, world_size, rank, images, sizes)
@@ -193,7 +192,6 @@ def test_rows_are_those_of_the_plan_in_every_phase():
         "/data",
         optimization=OptimizationConfig(
             epochs=4,
-            warmup_epochs=0.0,
             global_batch_size=12,
             batch_size_per_process=2,
         ),

@@ -18,7 +18,7 @@ from hvd_imagenet.config import (
     Config,
     DataConfig,
     ModelConfig,
-    OptimizationConfig,
+    ScheduleConfig,
 )
 from hvd_imagenet.framing import CorruptRecordError
 from hvd_imagenet.plan import make_plan
@@ -52,7 +52,7 @@ def _config(data_dir, name="tiny", *, num_classes=3, **data):
             tfds_name=name,
             **{"data_format": "tfds", **data},
         ),
-        optimization=OptimizationConfig(warmup_epochs=0.0),
+        schedule=ScheduleConfig(warmup_epochs=0.0),
     )
 
 

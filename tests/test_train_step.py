@@ -16,6 +16,7 @@ from hvd_imagenet.config import (
     DataConfig,
     ModelConfig,
     OptimizationConfig,
+    ScheduleConfig,
 )
 from hvd_imagenet.normalization import FusedBatchNormalization
 from hvd_imagenet.pipeline import Batch
@@ -74,12 +75,11 @@ class Run:
             data=DataConfig(data_format="synthetic"),
             optimization=OptimizationConfig(
                 epochs=4,
-                warmup="none",
-                warmup_epochs=0.0,
                 global_batch_size=_BATCH,
                 batch_size_per_process=micro_batch_size,
                 **optimization,
             ),
+            schedule=ScheduleConfig(warmup="none", warmup_epochs=0.0),
         )
         self._plan = make_plan(
             self._config,

@@ -12,6 +12,7 @@ from hvd_imagenet.config.model import ModelConfig
 from hvd_imagenet.config.optimization import OptimizationConfig
 from hvd_imagenet.config.phases import PhaseConfig
 from hvd_imagenet.config.run import RunConfig
+from hvd_imagenet.config.schedule import ScheduleConfig
 from hvd_imagenet.config.whole import Config, require_same
 
 __all__ = [
@@ -21,5 +22,6 @@ __all__ = [
     "OptimizationConfig",
     "PhaseConfig",
     "RunConfig",
+    "ScheduleConfig",
     "require_same",
 ]

@@ -10,6 +10,7 @@ from hvd_imagenet.config.model import ModelConfig
 from hvd_imagenet.config.optimization import OptimizationConfig
 from hvd_imagenet.config.phases import PhaseConfig
 from hvd_imagenet.config.run import RunConfig
+from hvd_imagenet.config.schedule import ScheduleConfig
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -26,6 +27,7 @@ class Config:
     optimization: OptimizationConfig = dataclasses.field(
         default_factory=OptimizationConfig
     )
+    schedule: ScheduleConfig = dataclasses.field(default_factory=ScheduleConfig)
     phases: PhaseConfig = dataclasses.field(default_factory=PhaseConfig)
     run: RunConfig = dataclasses.field(default_factory=RunConfig)
 
@@ -50,6 +52,12 @@ class Config:
             raise ValueError(
                 f"--phase_epochs has {begun:g}, which is not before the end at"
                 f" --epochs={epochs}; leave that phase out or train longer."
+            )
+        warmup = self.schedule
+        if warmup.warmup != "none" and warmup.warmup_epochs > epochs:
+            raise ValueError(
+                f"--warmup_epochs={warmup.warmup_epochs} is more than"
+                f" --epochs={epochs}; shorten the warmup or train longer."
             )
         if self.optimization.loss == "bce":
             self._require_useful_threshold()

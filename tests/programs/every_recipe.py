@@ -46,17 +46,19 @@ def toy(path):
         },
         "optimization": {
             "epochs": _EPOCHS,
-            "warmup_epochs": min(asked.warmup_epochs, _WARMUP_EPOCHS),
             "global_batch_size": _BATCH,
             "batch_size_per_process": _BATCH_PER_PROCESS,
+        },
+        "schedule": {
+            "warmup_epochs": min(config.schedule.warmup_epochs, _WARMUP_EPOCHS),
         },
     }
     if asked.optimizer.startswith("lars"):
         # A layer moves by eta x rate of its own norm, whatever the batch; an
         # eighth of that is enough for a toy.
-        changes["optimization"]["base_batch_size"] = 8 * _BATCH
+        changes["schedule"]["base_batch_size"] = 8 * _BATCH
     elif asked.optimizer == "lamb":
-        changes["optimization"]["base_batch_size"] = _BATCH
+        changes["schedule"]["base_batch_size"] = _BATCH
     if config.model.precision == "float16":
         # CPUs have no kernels for it and take seconds per step. inject_inf.py
         # trains in it.
