@@ -114,12 +114,14 @@ class Pipeline:
                 deterministic=True,
             )
         dataset = dataset.batch(batch_size)
-        if self.draw is None:
+        # Not by `self`, which TensorFlow would keep; see `reading.rows`.
+        draw = self.draw
+        if draw is None:
             return dataset
 
         def with_draw(batch, number):
             drawn = tf.numpy_function(
-                lambda number: self.draw(int(number)), [number], tf.float32
+                lambda number: draw(int(number)), [number], tf.float32
             )
             drawn = tf.ensure_shape(drawn, [mixing.DRAW_SIZE])
             return batch._replace(mixing=drawn)

@@ -146,6 +146,23 @@ def read_batch(
     return ReadBatch(records, labels, starts, shapes, buffer)
 
 
+class _Reader:
+    """What `rows` calls for every batch."""
+
+    def __init__(self, source: Source, order: Order, skip: bool):
+        self._source = source
+        self._order = order
+        self._skip = skip
+        self._buffers = Buffers()
+
+    def read(self, number: np.ndarray) -> tuple[np.ndarray, ...]:
+        indices, seeds = self._order(int(number))
+        *by_row, buffer = read_batch(
+            self._source, indices, skip=self._skip, buffers=self._buffers
+        )
+        return *by_row, indices, seeds, buffer
+
+
 def rows(
     source: Source,
     order: Order,
@@ -164,18 +181,14 @@ def rows(
         prepare_batch: what to do in the graph with the rows of a batch
             together, each part of which then has a first dimension more.
     """
-    buffers = Buffers()
-
-    def read(number):
-        indices, seeds = order(int(number))
-        *by_row, buffer = read_batch(
-            source, indices, skip=skip, buffers=buffers
-        )
-        return *by_row, indices, seeds, buffer
+    reader = _Reader(source, order, skip)
+    # TensorFlow keeps what it calls for as long as the process lives: that is
+    # not to be the files and buffers of every data set there ever was.
+    read = weakref.WeakMethod(reader.read)
 
     def read_in_graph(number):
         tensors = tf.numpy_function(
-            read,
+            lambda number: read()(number),
             [number],
             [tf.string, tf.int32, *[tf.int64] * 4, tf.uint8],
         )
@@ -203,4 +216,7 @@ def rows(
     dataset = tf.data.Dataset.range(numbers.start, numbers.stop).map(
         read_in_graph, num_parallel_calls=2, deterministic=True
     )
-    return dataset.flat_map(split)
+    dataset = dataset.flat_map(split)
+    # Iterators keep their data set, and that all that it is made of.
+    dataset.reader = reader
+    return dataset

@@ -3,9 +3,11 @@
 import collections
 import dataclasses
 import functools
+import gc
 import os
 import re
 import time
+import weakref
 
 import numpy as np
 import pytest
@@ -296,6 +298,33 @@ def test_draws_are_by_the_place_in_the_stream(data_dir, stream, on_corrupt):
     assert all(b.mixing is None for b in _batches(config, "validation"))
 
 
+# TensorFlow itself keeps all functions that it has ever called.
+@pytest.mark.parametrize("split", ["train", "validation"])
+@pytest.mark.parametrize("knobs", [{}, {"on_corrupt": "skip"}, {"mixup_alpha": 0.2}])
+def test_files_are_let_go_with_the_batches(data_dir, split, knobs):
+    config = _config(data_dir, **knobs)
+    before = len(os.listdir("/proc/self/fd"))
+    source = splits.open_split(config, split)
+    plan = _plan(config, source, split)
+    make = {
+        "train": dataset.training_batches,
+        "validation": dataset.evaluation_batches,
+    }[split]
+    world = World(rank=0, size=1, local_rank=0, local_size=1)
+    batches = make(config, plan, source, world, threads=2)
+    next(batches)
+    held = weakref.ref(source)
+    del source
+    gc.collect()
+    assert held() is not None  # By the batches, which are not over.
+    for _ in batches:
+        pass
+    del batches
+    gc.collect()
+    assert held() is None
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
 def test_evaluation_images_are_in_order_and_cropped_in_the_center(data_dir):
     config = _config(data_dir)
     batches = _arrays(_batches(config, "validation"))
@@ -344,6 +373,7 @@ def test_evaluation_has_a_batch_size_of_its_own(data_dir):
         model=config.model,
         data=config.data,
         optimization=config.optimization,
+        schedule=config.schedule,
         run=RunConfig(evaluation_batch_size_per_process=5),
     )
     batches = list(_batches(config, "validation"))
@@ -552,6 +582,7 @@ def test_labels_may_count_from_zero(data_dir):
         model=ModelConfig(num_classes=_CLASSES + 1, image_size=_SIZE),
         data=config.data,
         optimization=config.optimization,
+        schedule=config.schedule,
     )
     batches = _arrays(_batches(config, "validation"))
     labels = _joined(batches, "labels")[:_VALIDATION_IMAGES]
