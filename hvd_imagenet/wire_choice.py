@@ -2,14 +2,14 @@
 
 import dataclasses
 import statistics
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import tensorflow as tf
 
 from hvd_imagenet import resnet_layers
 from hvd_imagenet.config import Config
 from hvd_imagenet.processes import Processes
+from hvd_imagenet.timed_exchange import TimedExchange
 
 # What may be chosen, the exact one first.
 _FORMATS = ("none", "fp16")
@@ -81,19 +81,16 @@ def _measure(
     """Seconds by format, the same on all ranks."""
     gradients = [tf.ones([size]) for size in sizes]
     exchanges = {
-        name: _exchange(processes) for name, processes in candidates.items()
+        name: TimedExchange(processes) for name, processes in candidates.items()
     }
     (processes, *_) = candidates.values()
 
     def round_trip() -> dict[str, float]:
-        seconds = {}
-        for name, exchange in exchanges.items():
-            begun = time.perf_counter()
-            float(exchange(gradients))
-            seconds[name] = time.perf_counter() - begun
-        return seconds
+        return {
+            name: exchange(gradients)[0] for name, exchange in exchanges.items()
+        }
 
-    round_trip()  # Traces, and makes connections.
+    round_trip()
     took = processes.gather_object(sum(round_trip().values()))
     times = max(1, min(_TIMES, int(_SECONDS / max(took))))
     # In turn, so that both see the same of what else the network carries.
@@ -104,15 +101,3 @@ def _measure(
     }
     by_rank = processes.gather_object(medians)
     return {name: max(own[name] for own in by_rank) for name in exchanges}
-
-
-def _exchange(
-    processes: Processes,
-) -> Callable[[Sequence[tf.Tensor]], tf.Tensor]:
-    @tf.function
-    def exchange(gradients):
-        means = processes.average_gradients(gradients)
-        # There when all of them are.
-        return tf.add_n([mean[0] for mean in means])
-
-    return exchange

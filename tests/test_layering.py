@@ -92,6 +92,7 @@ _MODULES = {
     "monitors": (4, "keras numpy"),
     "split_checks": (4, ""),
     "update_rule": (4, "keras"),
+    "timed_exchange": (2, "tensorflow"),
     "wire_choice": (3, "tensorflow"),
     #
     "job": (5, "keras"),
@@ -140,7 +141,7 @@ _MODULES = {
     "measuring.options": (0.5, ""),
     "measuring.memory": (0, "tensorflow"),
     "measuring.summary": (0, "numpy"),
-    "measuring.flops": (1, "keras tensorflow"),
+    "measuring.flops": (1, "tensorflow"),
     "measuring.step_times": (4, ""),
     "measuring.training_report": (4.5, ""),
     "measuring.training_speed": (5, "keras tensorflow"),

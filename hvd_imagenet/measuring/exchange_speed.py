@@ -9,7 +9,6 @@ import dataclasses
 import math
 import os
 import statistics
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,6 +18,7 @@ from hvd_imagenet import distributed, environment, resnet
 from hvd_imagenet.config import Config
 from hvd_imagenet.measuring.options import BenchmarkOptions
 from hvd_imagenet.processes import Processes
+from hvd_imagenet.timed_exchange import TimedExchange
 from hvd_imagenet.world import launched_size
 
 _SMALLEST_BYTES = 4096
@@ -137,26 +137,16 @@ def time_exchange(
     own = [t * ((world.rank + 1) / world.size) for t in pattern]
     right = [t * ((world.size + 1) / (2 * world.size)) for t in pattern]
 
-    @tf.function
-    def exchange(tensors):
-        means = processes.average_gradients(tensors)
-        # There when all of them are.
-        return means, tf.add_n([tf.reshape(m, [-1])[0] for m in means])
-
-    def once() -> float:
-        begun = time.perf_counter()
-        float(exchange(own)[1])
-        return time.perf_counter() - begun
-
-    once()  # Traces, and makes connections.
-    slowest = max(processes.gather_object(once()))
+    exchange = TimedExchange(processes)
+    exchange(own)
+    slowest = max(processes.gather_object(exchange(own)[0]))
     times = int(min(options.steps, max(_LEAST_TIMES, _SECONDS / slowest)))
     for _ in range(min(times, options.warmup_steps)):
-        once()
-    seconds = [once() for _ in range(times)]
+        exchange(own)
+    seconds = [exchange(own)[0] for _ in range(times)]
     errors = [
         float(tf.reduce_max(tf.abs(mean - expected)))
-        for mean, expected in zip(exchange(own)[0], right, strict=True)
+        for mean, expected in zip(exchange(own)[1], right, strict=True)
     ]
     everyone = processes.gather_object((seconds, max(errors)))
     tolerance = _FORMATS[compression][1]
