@@ -87,10 +87,16 @@ def test_multiply_adds_are_those_of_the_model(image_size, resnet50):
             assert layer.multiply_adds == 0
 
 
-def test_resnet50_has_the_published_multiply_adds():
-    told = resnet_layers.layers("resnet50", num_classes=1000, image_size=224)
-    # torchvision gives 4.089 x 10^9 for v1.5.
-    assert sum(layer.multiply_adds for layer in told) == 4_089_184_256
+@pytest.mark.parametrize(
+    ("name", "multiply_adds"),
+    # torchvision gives 1.814 and, for v1.5, 4.089 x 10^9.
+    [("resnet18", 1_814_073_344), ("resnet50", 4_089_184_256)],
+)
+def test_multiply_adds_are_those_that_are_published(name, multiply_adds):
+    told = resnet_layers.layers(name, num_classes=1000, image_size=224)
+    assert sum(layer.multiply_adds for layer in told) == multiply_adds
+    # 112 x 112 outputs of 64 channels, of 7 x 7 x 3 inputs each.
+    assert told[0].multiply_adds == 112**2 * 64 * 7**2 * 3
 
 
 def test_the_last_gamma_of_every_block_starts_at_zero(resnet50):

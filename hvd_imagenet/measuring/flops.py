@@ -1,9 +1,7 @@
 """Arithmetic of a training step, and the most that a process could do."""
 
-import math
 import time
 
-import keras
 import tensorflow as tf
 
 # Sides of the matrices: as large as the caches and the many cores of the
@@ -14,41 +12,16 @@ _SECONDS = 0.3
 _LEAST_PRODUCTS = 3
 
 
-def forward_multiply_adds(model: keras.Model, image_size: int) -> list[int]:
-    """Multiply-adds per image of every convolution and dense layer.
-
-    As the papers count: what normalization, activation, pooling and fixed
-    filters take is left out.
-
-    Args:
-        model: of [batch, height, width, 3] images.
-        image_size: height and width in pixels.
-
-    Returns:
-        One number per operation, from the images to the logits.
-    """
-    images = tf.TensorSpec([1, image_size, image_size, 3], tf.float32)
-    function = tf.function(lambda x: model(x, training=False))
-    graph = function.get_concrete_function(images).graph
-    counts = []
-    for operation in graph.get_operations():
-        if operation.type not in ("Conv2D", "MatMul"):
-            continue
-        _, kernel = operation.inputs
-        (output,) = operation.outputs
-        # The kernel has one weight per product that an output channel sums,
-        # times the channels: [height, width, in, out] or [in, out].
-        products = math.prod(kernel.shape[:-1])
-        counts.append(math.prod(output.shape) * products)
-    return counts
-
-
 def training_flops(multiply_adds: list[int]) -> int:
     """Floating-point operations of a training step, per image.
 
-    A multiply-add is two. Backward, every layer takes as many for the gradient
-    of its weights and as many for that of its input, but the first one sees
-    the images, which need none.
+    As the papers count: what normalization, activation, pooling and fixed
+    filters take is left out. A multiply-add is two. Backward, every layer
+    takes as many for the gradient of its weights and as many for that of its
+    input, but the first one sees the images, which need none.
+
+    Args:
+        multiply_adds: of the forward pass, of every layer in turn.
     """
     return 2 * (3 * sum(multiply_adds) - multiply_adds[0])
 

@@ -19,6 +19,7 @@ from hvd_imagenet import (
     distributed,
     environment,
     resnet,
+    resnet_layers,
     update_rule,
     wire_choice,
 )
@@ -101,9 +102,14 @@ def measure(options: BenchmarkOptions, config: Config) -> dict[str, Any] | None:
         batch_size_per_process=phase.batch_size_per_process,
         accumulation_steps=phase.accumulation_steps,
         warmup_steps=options.warmup_steps,
-        forward_multiply_adds=flops.forward_multiply_adds(
-            model, phase.image_size
-        ),
+        forward_multiply_adds=[
+            layer.multiply_adds
+            for layer in resnet_layers.layers(
+                config.model.model,
+                num_classes=config.model.num_classes,
+                image_size=phase.image_size,
+            )
+        ],
         variables=environment.describe(os.environ),
     )
     return training_report.report(job, ranks)
