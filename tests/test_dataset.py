@@ -300,7 +300,9 @@ def test_draws_are_by_the_place_in_the_stream(data_dir, stream, on_corrupt):
 
 # TensorFlow itself keeps all functions that it has ever called.
 @pytest.mark.parametrize("split", ["train", "validation"])
-@pytest.mark.parametrize("knobs", [{}, {"on_corrupt": "skip"}, {"mixup_alpha": 0.2}])
+@pytest.mark.parametrize(
+    "knobs", [{}, {"on_corrupt": "skip"}, {"mixup_alpha": 0.2}]
+)
 def test_files_are_let_go_with_the_batches(data_dir, split, knobs):
     config = _config(data_dir, **knobs)
     before = len(os.listdir("/proc/self/fd"))
