@@ -83,6 +83,9 @@ class HorovodProcesses(Processes):
         )
         return self._format.unpack(total, gradient.dtype)
 
+    def sum_in_graph(self, values: tf.Tensor) -> tf.Tensor:
+        return self._hvd.allreduce(values, op=self._hvd.Sum)
+
     def with_compression(self, compression: str) -> Processes:
         return HorovodProcesses(self._hvd, compression, has_gpus=self._has_gpus)
 
@@ -176,6 +179,11 @@ def start(
         ]
         devices.require_gpu_each(len(gpus), processes.world, visible)
     return processes
+
+
+def is_exchange_failure(error: BaseException) -> bool:
+    """Whether an exchange failed, as it does where another rank has gone."""
+    return isinstance(error, tf.errors.OpError) and "orovod" in str(error)
 
 
 def describe_build() -> dict[str, Any] | str:

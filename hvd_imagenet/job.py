@@ -17,14 +17,18 @@ from hvd_imagenet import (
     monitors,
     resnet,
     runlog,
+    stopping,
+    training_loop,
     update_rule,
     wire_choice,
 )
 from hvd_imagenet.config import Config
 from hvd_imagenet.open_data import open_data
+from hvd_imagenet.pipeline import Batches
 from hvd_imagenet.plan import Plan
 from hvd_imagenet.processes import Processes
 from hvd_imagenet.sources import Source
+from hvd_imagenet.supervision.supervisor import Progress, Supervisor
 from hvd_imagenet.trainer import Trainer
 from hvd_imagenet.wire_choice import WireChoice
 
@@ -42,6 +46,7 @@ class Job:
         validation_source: validation images.
         run_log: the run directory on rank 0, nothing elsewhere.
         threads: threads of the input pipeline.
+        supervisor: is told how far this rank is.
     """
 
     config: Config
@@ -52,6 +57,7 @@ class Job:
     validation_source: Source
     run_log: runlog.NullRunLog
     threads: int
+    supervisor: Supervisor
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -62,13 +68,23 @@ class SavedRun:
     facts: dict[str, Any]
 
 
-def prepare(config: Config) -> Job:
-    """Joins the other ranks and checks everything that can be wrong.
+def join(config: Config) -> Processes:
+    """Joins the other ranks.
 
     Raises:
         ValueError: one sentence on what is wrong and the remedy.
     """
-    processes = distributed.start(compression=config.optimization.compression)
+    return distributed.start(compression=config.optimization.compression)
+
+
+def prepare(
+    config: Config, processes: Processes, supervisor: Supervisor
+) -> Job:
+    """Checks everything that can be wrong.
+
+    Raises:
+        ValueError: one sentence on what is wrong and the remedy.
+    """
     world = processes.world
     data = open_data(config, processes)
     plan = data.plan
@@ -92,6 +108,7 @@ def prepare(config: Config) -> Job:
         if world.is_first
         else runlog.NullRunLog(),
         threads=config.data.input_threads or devices.threads_per_process(world),
+        supervisor=supervisor,
     )
 
 
@@ -139,7 +156,8 @@ def run(
 
     Raises:
         CorruptRecordError: a record cannot be used.
-        FloatingPointError: the loss is not finite.
+        NonFiniteError: a loss or a gradient is inf or nan.
+        Stopped: the run was asked to stop, and is saved.
     """
     config, plan, run_log = job.config, job.plan, job.run_log
     batches = dataset.training_batches(
@@ -162,6 +180,7 @@ def run(
     result = {}
 
     def evaluate_epoch(epoch: int) -> dict[str, Any]:
+        job.supervisor.at(plan.epoch_end_step(epoch), "evaluating")
         every = config.run.evaluation_every_epochs
         if (epoch + 1) % every and epoch + 1 != plan.epochs:
             return {}
@@ -169,21 +188,39 @@ def run(
         return {f"val_{name}": value for name, value in result.items()}
 
     run_log.begin(plan, _environment(job), first_step)
+    saver = monitors.SaveCheckpoints(
+        trainer,
+        saved.checkpoints,
+        saved.facts,
+        plan,
+        writes=job.processes.world.is_first,
+        every_steps=config.run.checkpoint_steps,
+    )
     try:
         run_log.line(_headline(config, plan, first_step))
         for split, description in _descriptions(job).items():
             run_log.line(f"{split}: {description}")
         if job.wire_choice is not None:
             run_log.line(job.wire_choice.line)
-        trainer.fit(
-            plan,
-            batches,
-            callbacks=_callbacks(job, trainer, saved, first_step, log),
-            first_step=first_step,
-            evaluate=evaluate_epoch,
-        )
-        if first_step == plan.total_steps:  # Nothing was left to train.
-            result.update(_evaluate(job, trainer))
+        with stopping.StopRequests() as requests:
+            done = training_loop.fit(
+                trainer,
+                plan,
+                batches,
+                callbacks=_callbacks(
+                    job, trainer, batches, first_step, requests, log, saver
+                ),
+                first_step=first_step,
+                evaluate=evaluate_epoch,
+            )
+            if trainer.model.stop_training:
+                saver.save(done)
+                # A launcher ends the others as soon as one has gone.
+                job.processes.barrier()
+                raise stopping.Stopped(
+                    f"stopped on request after step {done}; the same command"
+                    " goes on there."
+                )
     finally:
         run_log.close()
     result.update(epochs=plan.epochs, images_per_second=log.images_per_second)
@@ -194,26 +231,27 @@ def run(
 def _callbacks(
     job: Job,
     trainer: Trainer,
-    saved: SavedRun,
+    batches: Batches,
     first_step: int,
+    requests: stopping.StopRequests,
     log: monitors.LogMetrics,
+    saver: monitors.SaveCheckpoints,
 ) -> list[keras.callbacks.Callback]:
     config, plan = job.config, job.plan
-    is_first = job.processes.world.is_first
     calls = [
+        Progress(job.supervisor, batches),
         callbacks.BroadcastState(job.processes, trainer.average.variables),
         *update_rule.step_callbacks(config, plan, first_step),
-        log,
-        monitors.SaveCheckpoints(
+        stopping.StopTogether(
             trainer,
-            saved.checkpoints,
-            saved.facts,
-            plan,
-            writes=is_first,
-            every_steps=config.run.checkpoint_steps,
+            job.processes,
+            requests,
+            settle_every_steps=config.run.checkpoint_steps,
         ),
+        log,
+        saver,
     ]
-    if is_first and monitors.is_terminal(sys.stdout):
+    if job.processes.world.is_first and monitors.is_terminal(sys.stdout):
         calls.append(monitors.ProgressBar(plan, log))
     return calls
 
@@ -226,6 +264,7 @@ def _evaluate(job: Job, trainer: Trainer) -> dict[str, Any]:
         job.processes.world,
         threads=job.threads,
     )
+    job.supervisor.watch(batches)
     totals = trainer.evaluate(
         batches,
         steps=job.plan.evaluation_steps,

@@ -15,6 +15,7 @@ from hvd_imagenet.pipeline import Batches
 from hvd_imagenet.plan import Plan
 from hvd_imagenet.processes import Processes
 from hvd_imagenet.runlog import NullRunLog
+from hvd_imagenet.signals import NonFiniteError
 from hvd_imagenet.totals import Totals
 from hvd_imagenet.trainer import Trainer
 
@@ -96,10 +97,11 @@ class LogMetrics(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         step = self._plan.epoch_end_step(epoch)
-        train = self._epoch_totals.means()
-        logs.update(train)
         words = [f"epoch {epoch + 1}/{self._plan.epochs}"]
-        words.append(f"train top-1 {train['top1']:.2%}")
+        if self._epoch_totals.examples:  # None where a run resumes at its end.
+            train = self._epoch_totals.means()
+            logs.update(train)
+            words.append(f"train top-1 {train['top1']:.2%}")
         if "val_loss" in logs:
             validation = {
                 name.removeprefix("val_"): value
@@ -163,7 +165,7 @@ class LogMetrics(keras.callbacks.Callback):
             self._run_log.line(self._sentence(done, values))
         if not math.isfinite(values["loss"]):
             # The sum over ranks, so that all of them stop here.
-            raise FloatingPointError(
+            raise NonFiniteError(
                 f"the training loss is {values['loss']} before step {done};"
                 " lower the learning rate or lengthen the warmup, and resume"
                 " from the last checkpoint."
@@ -208,16 +210,20 @@ class SaveCheckpoints(keras.callbacks.Callback):
         self._plan = plan
         self._writes = writes
         self._every_steps = every_steps
+        self._epoch = 0
 
     def on_train_batch_end(self, batch, logs=None):
         done = batch + 1
-        if self._every_steps and done % self._every_steps == 0:
-            self._save(done)
+        is_due = self._every_steps and done % self._every_steps == 0
+        # Before the evaluation, which may take long and be interrupted.
+        if is_due or done == self._plan.epoch_end_step(self._epoch):
+            self.save(done)
 
-    def on_epoch_end(self, epoch, logs=None):
-        self._save(self._plan.epoch_end_step(epoch))
+    def on_epoch_begin(self, epoch, logs=None):
+        self._epoch = epoch
 
-    def _save(self, step: int) -> None:
+    def save(self, step: int) -> None:
+        """Saves after a step. A collective operation."""
         self._trainer.sync_statistics()
         if self._writes:
             self._checkpoints.save(step, self._trainer.state, self._facts)

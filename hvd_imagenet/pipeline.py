@@ -202,7 +202,8 @@ class Batches:
     """Iterates over the batches of a rank, one per call of `next`.
 
     Attributes:
-        wait_seconds: time spent waiting for batches since `take_wait_seconds`.
+        taken: batches so far.
+        is_waiting: whether somebody waits for the next one.
         skipped: records left out so far, by name.
     """
 
@@ -231,6 +232,8 @@ class Batches:
             for number in numbers
         )
         self._wait_seconds = 0.0
+        self.taken = 0
+        self.is_waiting = False
         self.skipped: list[str] = []
 
     def __iter__(self) -> Iterator[Batch]:
@@ -245,6 +248,7 @@ class Batches:
         """
         pipeline, number = next(self._origins)
         start = time.perf_counter()
+        self.is_waiting = True
         try:
             batch = next(self._iterators[0])
         except tf_errors.ERRORS as error:
@@ -253,6 +257,9 @@ class Batches:
                 or tf_errors.passing(error)
                 or error
             ) from None
+        finally:
+            self.is_waiting = False
+        self.taken += 1
         self._wait_seconds += time.perf_counter() - start
         if pipeline.config.data.on_corrupt == "skip":
             self._note_skipped(batch, pipeline.source)

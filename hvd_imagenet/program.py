@@ -10,6 +10,9 @@ from hvd_imagenet import flags
 
 # As shells report a program that SIGINT ended.
 INTERRUPTED = 130
+# EX_TEMPFAIL of sysexits.h, which schedulers may requeue by: a training run was
+# asked to stop by SIGTERM or SIGINT, has saved a checkpoint and can go on.
+STOPPED = 75
 
 # The flags belong to the program that runs.
 absl_flags.disclaim_key_flags()

@@ -173,7 +173,10 @@ class RunLog(NullRunLog):
         with open(path, encoding="utf-8") as file:
             for line in file:
                 try:
-                    if json.loads(line)["step"] <= step:
+                    record = json.loads(line)
+                    # The epoch that ends here will be evaluated again.
+                    last = step - (record["kind"] == "validation")
+                    if record["step"] <= last:
                         kept.append(line)
                 except (ValueError, KeyError):
                     break  # The line that was being written at the end.

@@ -11,6 +11,7 @@ work directory that holds a run is resumed where its last checkpoint ended.
 import contextlib
 import os
 import sys
+import traceback
 from collections.abc import Iterator
 
 from hvd_imagenet import imagenet, program, splits
@@ -29,17 +30,14 @@ def main(config: Config) -> int:
     try:
         if config.run.dry_run:
             sys.stdout.write(dry_run(config) + "\n")
-        else:
-            train(config)
+            return 0
+        return train(config)
     except UserError as error:
-        sys.stderr.write(f"error: {error}\n")
+        sys.stderr.write(f"{_describe(error)}\n")
         return 1
-    except KeyboardInterrupt:
-        sys.stderr.write(
-            "interrupted; the same command resumes from the last checkpoint.\n"
-        )
+    except KeyboardInterrupt as error:
+        sys.stderr.write(f"{_describe(error)}\n")
         return program.INTERRUPTED
-    return 0
 
 
 def dry_run(config: Config) -> str:
@@ -59,22 +57,49 @@ def dry_run(config: Config) -> str:
     return plan.as_json()
 
 
-def train(config: Config) -> None:
-    """Trains, evaluates and writes the run directory."""
+def train(config: Config) -> int:
+    """Trains, evaluates and writes the run directory.
+
+    Returns:
+        The exit status: 0, or that of a run which was asked to stop.
+    """
     # TensorFlow takes seconds to start: not for --help and --dry_run.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     from hvd_imagenet import job as job_lib
+    from hvd_imagenet import signals, stopping
+    from hvd_imagenet.supervision.supervisor import supervised
 
-    # Before work starts a ValueError is the user's; later it is ours.
-    with _for_the_user(ValueError):
-        job = job_lib.prepare(config)
-        trainer, saved, first_step = job_lib.resume(job)
-    with _for_the_user(CorruptRecordError, FloatingPointError):
-        result = job_lib.run(job, trainer, saved, first_step)
+    try:
+        with _for_the_user(ValueError):
+            processes = job_lib.join(config)
+        with supervised(
+            processes,
+            config.run.stall_timeout_seconds,
+            describe=_describe,
+            passing=(stopping.Stopped,),
+        ) as supervisor:
+            # Before work starts a ValueError is the user's; later it is ours.
+            with _for_the_user(ValueError):
+                job = job_lib.prepare(config, processes, supervisor)
+                trainer, saved, first_step = job_lib.resume(job)
+            with _for_the_user(CorruptRecordError, signals.NonFiniteError):
+                result = job_lib.run(job, trainer, saved, first_step)
+    except stopping.Stopped as stopped:
+        job.run_log.line(str(stopped))
+        return program.STOPPED
     job.run_log.line(
         f"result: top-1 {result['top1']:.2%}, top-5 {result['top5']:.2%},"
         f" loss {result['loss']:.4f} on {result['examples']} images"
     )
+    return 0
+
+
+def _describe(error: BaseException) -> str:
+    if isinstance(error, UserError):
+        return f"error: {error}"
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted; the same command resumes from the last checkpoint."
+    return "".join(traceback.format_exception(error)).rstrip()
 
 
 @contextlib.contextmanager

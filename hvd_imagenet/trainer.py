@@ -1,4 +1,4 @@
-"""The train step, the exact evaluation and the loop over epochs.
+"""The train step and the exact evaluation.
 
 A step runs one or more micro-batches, averages the gradients over all
 micro-batches of all ranks and applies them once. Neither the result nor the
@@ -7,31 +7,34 @@ spread over ranks, up to the order of floating-point sums.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from hvd_imagenet import mixing, normalization, preprocessing
+from hvd_imagenet import mixing, normalization, preprocessing, signals
 from hvd_imagenet.ema import WeightAverage
 from hvd_imagenet.losses import Loss
 from hvd_imagenet.pipeline import Batch, Batches
-from hvd_imagenet.plan import Plan
 from hvd_imagenet.processes import Processes
+from hvd_imagenet.signals import Signals
 from hvd_imagenet.totals import Totals, TotalsVariable
 
 _EVALUATED = Loss()
 
 
 class Trainer:
-    """Trains and evaluates a model by a plan.
+    """Trains a model step by step, and evaluates it.
 
     Attributes:
         model: from normalised images to logits.
         optimizer: a Keras optimizer; keras.optimizers.LossScaleOptimizer for
             float16.
         average: averaged weights, if there are any.
+        asks_to_stop: whether to tell the other ranks, with the next step, that
+            this one was asked to stop.
+        signals: what all ranks told each other with the last step.
     """
 
     def __init__(
@@ -72,6 +75,8 @@ class Trainer:
         self._train_totals = TotalsVariable()
         self._test_totals = TotalsVariable()
         self._sums: list[tf.Variable] = []
+        self.asks_to_stop = False
+        self.signals: Signals | None = None
         # Traced anew for every size of images and micro-batches, of which a
         # run has few: static shapes are what kernels are chosen by.
         self._accumulate = tf.function(self._accumulate)
@@ -108,7 +113,11 @@ class Trainer:
             batch = next(batches)
             is_first = tf.constant(1.0 if number == 0 else 0.0)
             self._accumulate(batch, is_first, accumulation_steps)
-        return self._apply(next(batches), accumulation_steps)
+        asks = tf.constant(1.0 if self.asks_to_stop else 0.0)
+        loss, self.signals = self._apply(
+            next(batches), accumulation_steps, asks
+        )
+        return loss
 
     def take_train_totals(self) -> Totals:
         """Sums over all ranks of the steps since the last call.
@@ -161,54 +170,6 @@ class Trainer:
             )
         return dataclasses.replace(totals, skipped=skipped)
 
-    def fit(
-        self,
-        plan: Plan,
-        batches: Batches,
-        *,
-        callbacks: Sequence[keras.callbacks.Callback],
-        first_step: int = 0,
-        evaluate: Callable[[int], dict[str, float]] = lambda epoch: {},
-    ) -> None:
-        """Trains from `first_step` to the end of the plan.
-
-        keras.Model.fit has the same number of steps in every epoch and starts
-        at the beginning of one; the callbacks are Keras's and are called as it
-        would. Batches are numbered by the global step.
-
-        Args:
-            plan: steps and epochs.
-            batches: this rank's micro-batches from `first_step` on.
-            callbacks: Keras callbacks.
-            first_step: steps already done.
-            evaluate: gives the `val_` entries of an epoch's logs.
-        """
-        calls = keras.callbacks.CallbackList(
-            list(callbacks),
-            model=self.model,
-            epochs=plan.epochs,
-            steps=plan.total_steps,
-        )
-        self.model.stop_training = False
-        calls.on_train_begin()
-        step = first_step
-        for epoch in range(plan.epochs):
-            if self.model.stop_training or plan.epoch_end_step(epoch) <= step:
-                continue
-            calls.on_epoch_begin(epoch)
-            while step < plan.epoch_end_step(epoch):
-                calls.on_train_batch_begin(step)
-                loss = self.train_step(
-                    batches, plan.phase(step).accumulation_steps
-                )
-                calls.on_train_batch_end(step, {"loss": loss})
-                step += 1
-                if self.model.stop_training:
-                    break
-            else:
-                calls.on_epoch_end(epoch, evaluate(epoch))
-        calls.on_train_end()
-
     def _gradients(self, batch, is_first, count):
         """Gradients of the micro-batch's mean (scaled) loss, and that loss."""
         labels, weights = batch.labels, batch.weights
@@ -235,7 +196,7 @@ class Trainer:
             # Chosen, not multiplied by 0: the last step's may be inf or nan.
             total.assign(tf.where(is_first > 0.0, gradient, total + gradient))
 
-    def _apply(self, batch, count):
+    def _apply(self, batch, count, asks_to_stop):
         is_first = 1.0 if count == 1 else 0.0
         gradients, loss = self._gradients(batch, is_first, count)
         if count > 1:
@@ -243,12 +204,20 @@ class Trainer:
                 (total + gradient) / count
                 for total, gradient in zip(self._sums, gradients, strict=True)
             ]
+        weights = self.model.trainable_variables
+        told = signals.exchange(
+            self._processes,
+            asks_to_stop,
+            loss,
+            [v.value for v in weights],
+            gradients,
+        )
         # Averaged before the loss-scaling optimizer looks for inf and nan, so
         # that all ranks find the same and skip together.
         gradients = self._processes.average_gradients(gradients)
-        self.optimizer.apply(gradients, self.model.trainable_variables)
+        self.optimizer.apply(gradients, weights)
         self.average.update()
-        return loss
+        return loss, told
 
     def _test(self, batch):
         images = preprocessing.normalise(batch.images)

@@ -421,6 +421,7 @@ _OTHER = {
     "checkpoint_steps": 500,
     "keep_checkpoints": 1,
     "log_steps": 7,
+    "stall_timeout_seconds": 0.5,
     "dry_run": True,
     "world_size": 256,
 }

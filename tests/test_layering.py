@@ -87,7 +87,10 @@ _MODULES = {
     "dataset": (3, "numpy tensorflow"),
     "checkpoints": (3, "absl.logging keras numpy"),
     "runlog": (3, "tensorflow"),
+    "signals": (2, "keras numpy tensorflow"),
     "trainer": (3, "keras numpy tensorflow"),
+    "training_loop": (3.5, "keras"),
+    "stopping": (4, "keras tensorflow"),
     #
     "monitors": (4, "keras numpy"),
     "split_checks": (4, ""),
@@ -96,6 +99,14 @@ _MODULES = {
     "wire_choice": (3, "tensorflow"),
     #
     "job": (5, "keras"),
+    #
+    "supervision.__init__": (0, ""),
+    "supervision.verdict": (0, ""),
+    "supervision.lines": (0, ""),
+    "supervision.center": (1, ""),
+    "supervision.addresses": (2, ""),
+    "supervision.member": (2, ""),
+    "supervision.supervisor": (4, "absl.logging keras"),
     #
     "cluster.__init__": (0, ""),
     "cluster.finding": (0, ""),

@@ -49,6 +49,14 @@ class RunConfig(Checked):
         unit="steps",
         minimum=1,
     )
+    stall_timeout_seconds: float = site(
+        600.0,
+        "End the job, naming who is missing, where a process says nothing or"
+        " no process makes progress for so long. A step, and what is done"
+        " between steps, must be shorter. 0: wait for ever.",
+        unit="seconds",
+        minimum=0.0,
+    )
     dry_run: bool = site(
         False, "Print the plan of the run as one JSON object and exit."
     )

@@ -17,7 +17,14 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import keras
 
-from hvd_imagenet import dataset, distributed, flags, resnet, update_rule
+from hvd_imagenet import (
+    dataset,
+    distributed,
+    flags,
+    resnet,
+    training_loop,
+    update_rule,
+)
 from hvd_imagenet.plan import make_plan
 from hvd_imagenet.sources import SyntheticSource
 
@@ -110,7 +117,8 @@ def losses(config, processes):
         def on_train_batch_end(self, batch, logs=None):
             seen.append(trainer.take_train_totals().means()["loss"])
 
-    trainer.fit(
+    training_loop.fit(
+        trainer,
         plan,
         batches,
         callbacks=[*update_rule.step_callbacks(config, plan, 0), Watch()],
