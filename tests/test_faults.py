@@ -79,7 +79,7 @@ def test_the_first_error_is_the_last_word(patterns, tmp_path):
 
 
 @jobs.needs_own_name
-@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("rank", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_a_killed_rank_is_named_and_ends_the_job(patterns, tmp_path, rank):
     begun = time.monotonic()
     ended = _train(f"kill:{rank}:4", patterns, tmp_path)
@@ -89,13 +89,21 @@ def test_a_killed_rank_is_named_and_ends_the_job(patterns, tmp_path, rank):
         rf"error: rank {rank} \(.+, process \d+\) has ended without a word",
         last,
     )
-    assert "step 5. The same command resumes" in last
+    # Said every second, so it may be the step before.
+    assert re.search(r"step [45]\. The same command resumes", last)
     assert time.monotonic() - begun < 120
 
 
 @jobs.needs_own_name
-@pytest.mark.parametrize("fault", ["freeze", "hang"])
-@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize(
+    ("fault", "rank"),
+    [
+        ("freeze", 1),
+        pytest.param("hang", 0, marks=pytest.mark.slow),
+        pytest.param("hang", 1, marks=pytest.mark.slow),
+        pytest.param("freeze", 0, marks=pytest.mark.slow),
+    ],
+)
 def test_a_rank_that_stands_still_is_named(patterns, tmp_path, rank, fault):
     ended = _train(
         f"{fault}:{rank}:4", patterns, tmp_path, "--stall_timeout_seconds=20"

@@ -124,7 +124,8 @@ class Center:
 
     def _admit(self, lines: Lines, message: dict[str, Any]) -> int | None:
         """The rank that has come; None for a stranger."""
-        if not hmac.compare_digest(str(message.get("token")), self._token):
+        said = str(message.get("token")).encode(errors="replace")
+        if not hmac.compare_digest(said, self._token.encode()):
             return None
         now = time.monotonic()
         rank = message["rank"]
@@ -158,10 +159,9 @@ class Center:
             if rank != verdict.speaker:
                 lines.send(end=verdict)
         deadline = time.monotonic() + LEAVE_SECONDS
-        # One that was stopped, or is lost, does not go.
-        while time.monotonic() < deadline and any(
-            rank != verdict.speaker and rank not in verdict.ranks
-            for rank in self._lines
+        # One that was stopped does not go.
+        while time.monotonic() < deadline and (
+            self._lines.keys() - {verdict.speaker}
         ):
             self._listen(BEAT_SECONDS / 10)
         if verdict.speaker in self._lines:
