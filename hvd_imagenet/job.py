@@ -15,6 +15,7 @@ from hvd_imagenet import (
     distributed,
     environment,
     monitors,
+    replicas,
     resnet,
     runlog,
     stopping,
@@ -157,6 +158,7 @@ def run(
     Raises:
         CorruptRecordError: a record cannot be used.
         NonFiniteError: a loss or a gradient is inf or nan.
+        ReplicaError: ranks hold different weights or optimizer state.
         Stopped: the run was asked to stop, and is saved.
     """
     config, plan, run_log = job.config, job.plan, job.run_log
@@ -247,6 +249,9 @@ def _callbacks(
             job.processes,
             requests,
             settle_every_steps=config.run.checkpoint_steps,
+        ),
+        replicas.CheckReplicas(
+            trainer, job.processes, plan, config.run, job.run_log.line
         ),
         log,
         saver,

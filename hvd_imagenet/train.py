@@ -66,7 +66,9 @@ def train(config: Config) -> int:
     # TensorFlow takes seconds to start: not for --help and --dry_run.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     from hvd_imagenet import job as job_lib
-    from hvd_imagenet import signals, stopping
+    from hvd_imagenet import stopping
+    from hvd_imagenet.replicas import ReplicaError
+    from hvd_imagenet.signals import NonFiniteError
     from hvd_imagenet.supervision.supervisor import supervised
 
     try:
@@ -82,7 +84,9 @@ def train(config: Config) -> int:
             with _for_the_user(ValueError):
                 job = job_lib.prepare(config, processes, supervisor)
                 trainer, saved, first_step = job_lib.resume(job)
-            with _for_the_user(CorruptRecordError, signals.NonFiniteError):
+            with _for_the_user(
+                CorruptRecordError, NonFiniteError, ReplicaError
+            ):
                 result = job_lib.run(job, trainer, saved, first_step)
     except stopping.Stopped as stopped:
         job.run_log.line(str(stopped))

@@ -89,6 +89,7 @@ def test_every_knob_is_a_flag():
     "name",
     [
         "batch_size_per_process",
+        "check_replicas_steps",
         "checkpoint_steps",
         "compression",
         "data_dir",
@@ -418,6 +419,7 @@ _OTHER = {
     "workdir": "/runs/1",
     "evaluation_every_epochs": 2,
     "evaluation_batch_size_per_process": 50,
+    "check_replicas_steps": 7,
     "checkpoint_steps": 500,
     "keep_checkpoints": 1,
     "log_steps": 7,

@@ -93,6 +93,7 @@ _MODULES = {
     "stopping": (4, "keras tensorflow"),
     #
     "monitors": (4, "keras numpy"),
+    "replicas": (4, "keras numpy tensorflow"),
     "split_checks": (4, ""),
     "update_rule": (4, "keras"),
     "timed_exchange": (2, "tensorflow"),

@@ -43,6 +43,14 @@ class RunConfig(Checked):
     keep_checkpoints: int = site(
         3, "Newest checkpoints to keep.", unit="files", minimum=1
     )
+    check_replicas_steps: int = site(
+        100,
+        "Compare weights and optimizer state of all ranks, to the bit, every so"
+        " many steps and before every checkpoint; the run ends where they"
+        " differ, as a bit flipped in the memory of one. 0: never.",
+        unit="steps",
+        minimum=0,
+    )
     log_steps: int = site(
         20,
         "Log loss, accuracy and speed every so many steps.",
