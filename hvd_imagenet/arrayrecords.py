@@ -13,6 +13,7 @@ from concurrent import futures
 
 from array_record.python.array_record_data_source import ArrayRecordDataSource
 
+from hvd_imagenet import retries
 from hvd_imagenet.framing import CorruptRecordError
 from hvd_imagenet.tfrecords import allow_open_files
 
@@ -38,6 +39,12 @@ class ArrayRecordReader:
         """
         allow_open_files(len(paths))
         self._paths = list(paths)
+        # Its errors are text, the operating system's words among it.
+        self._retries = retries.Retries(
+            RuntimeError,
+            _words,
+            lambda error: retries.names_passing(str(error)),
+        )
         with futures.ThreadPoolExecutor(_OPEN_THREADS) as pool:
             self._files = list(pool.map(_open, paths))
         self.counts = [len(file) for file in self._files]
@@ -53,17 +60,23 @@ class ArrayRecordReader:
             CorruptRecordError: it cannot be read.
         """
         file, number = self._place(record)
-        try:
-            return self._files[file][number]
-        except RuntimeError as error:
-            raise CorruptRecordError(
-                f"{self.where(record)} cannot be read: {_words(error)}."
-            ) from error
+        return self._retries.read(
+            lambda: self._files[file][number],
+            self._paths[file],
+            lambda: self.where(record),
+            lambda: self._reopen(file),
+        )
 
     def where(self, record: int) -> str:
         """Names a record: file and number in the file."""
         file, number = self._place(record)
         return f"record {number} of {self._paths[file]}"
+
+    def _reopen(self, file: int) -> None:
+        # A reader that has failed once fails for ever.
+        opened = ArrayRecordDataSource([self._paths[file]])
+        if len(opened) == self.counts[file]:
+            self._files[file] = opened
 
     def _place(self, record: int) -> tuple[int, int]:
         file = bisect.bisect_right(self._ends, record)

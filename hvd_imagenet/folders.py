@@ -14,9 +14,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from hvd_imagenet import flat_labels, imagenet
+from hvd_imagenet import flat_labels, imagenet, retries
 from hvd_imagenet.config import Config
-from hvd_imagenet.framing import CorruptRecordError
 
 _IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png")
 
@@ -38,6 +37,7 @@ class FolderSource:
         """
         self._paths = list(paths)
         self._labels = np.array(labels, np.int32)
+        self._retries = retries.Retries()
         self.description = description
 
     def __len__(self) -> int:
@@ -45,13 +45,9 @@ class FolderSource:
 
     def read(self, index: int) -> tuple[bytes, int]:
         """(encoded image, label)."""
-        try:
-            with open(self._paths[index], "rb") as file:
-                return file.read(), int(self._labels[index])
-        except OSError as error:
-            raise CorruptRecordError(
-                f"{self._paths[index]} cannot be read: {error.strerror}."
-            ) from error
+        path = self._paths[index]
+        encoded = self._retries.read(lambda: _content(path), path, lambda: path)
+        return encoded, int(self._labels[index])
 
     def where(self, index: int) -> str:
         """Path of the image."""
@@ -135,6 +131,11 @@ def _flat(
         labels,
         f"image files, labels {source}",
     )
+
+
+def _content(path: str) -> bytes:
+    with open(path, "rb") as file:
+        return file.read()
 
 
 def _class_folders(folder: str) -> list[str]:

@@ -5,11 +5,10 @@ TensorFlow can open here.
 """
 
 import threading
-import time
 
 import tensorflow as tf
 
-from hvd_imagenet import framing
+from hvd_imagenet import framing, retries
 from hvd_imagenet.framing import CorruptRecordError
 
 # A remote file system answers a large read about as soon as a small one.
@@ -22,11 +21,11 @@ _PASSING = (
     tf.errors.AbortedError,
     tf.errors.DeadlineExceededError,
     tf.errors.InternalError,
+    tf.errors.NotFoundError,
     tf.errors.ResourceExhaustedError,
     tf.errors.UnavailableError,
     tf.errors.UnknownError,
 )
-_PAUSES = (1.0, 4.0, 16.0)  # Seconds before a read is tried again.
 
 
 class RecordStream:
@@ -54,6 +53,11 @@ class RecordStream:
         """
         self._path = path
         self._read_bytes = read_bytes
+        self._retries = retries.Retries(
+            tf.errors.OpError,
+            lambda error: error.message,
+            lambda error: isinstance(error, _PASSING),
+        )
         self._file = None
         self._buffer = b""
         self._begin = 0  # Of what is not yet taken of the buffer.
@@ -129,25 +133,22 @@ class RecordStream:
         return taken
 
     def _read(self, length: int) -> bytes:
-        """Reads on, some times over where that may help."""
-        pauses = iter(_PAUSES)
-        while True:
-            try:
-                if self._file is None:
-                    self._file = tf.io.gfile.GFile(self._path, "rb")
-                    self._file.seek(self._position)
-                data = self._file.read(length)
-            except tf.errors.OpError as error:
-                self._file = None
-                pause = next(pauses, None)
-                if pause is None or not isinstance(error, _PASSING):
-                    raise CorruptRecordError(
-                        f"{self._path} cannot be read: {error.message}."
-                    ) from error
-                time.sleep(pause)
-            else:
-                self._position += len(data)
-                return data
+        """Reads on."""
+        data = self._retries.read(
+            lambda: self._attempt(length), self._path, lambda: self._path
+        )
+        self._position += len(data)
+        return data
+
+    def _attempt(self, length: int) -> bytes:
+        try:
+            if self._file is None:
+                self._file = tf.io.gfile.GFile(self._path, "rb")
+                self._file.seek(self._position)
+            return self._file.read(length)
+        except tf.errors.OpError:
+            self._file = None  # To be opened anew.
+            raise
 
 
 class RecordFile:

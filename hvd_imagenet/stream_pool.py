@@ -16,7 +16,7 @@ from hvd_imagenet.stream_order import LANES, Part, StreamOrder
 
 # Rows that are read ahead of those that the buffer needs.
 _AHEAD = 256
-# Longer than `record_streams` tries a read again.
+# Longer than `retries` tries a read again.
 _PATIENCE_SECONDS = 300.0
 
 

@@ -11,7 +11,7 @@ from concurrent import futures
 
 import numpy as np
 
-from hvd_imagenet import framing, mapped_arrays
+from hvd_imagenet import framing, mapped_arrays, retries
 from hvd_imagenet.framing import CorruptRecordError
 
 # A remote file system takes long to answer, and answers many at once.
@@ -55,6 +55,7 @@ class RecordReader:
         self._paths = list(paths)
         self._firsts = index.firsts.tolist()
         self._bounds = index.bounds
+        self._retries = retries.Retries()
         self._descriptors: list[int] = []
         with futures.ThreadPoolExecutor(_THREADS) as pool:
             for descriptor in pool.map(_open, paths):
@@ -72,14 +73,14 @@ class RecordReader:
         """
         file, start, end = self._place(record)
         wanted = end - start - framing.HEADER_BYTES
-        try:
-            data = os.pread(
+        data = self._retries.read(
+            lambda: os.pread(
                 self._descriptors[file], wanted, start + framing.HEADER_BYTES
-            )
-        except OSError as error:
-            raise CorruptRecordError(
-                f"{self.where(record)} cannot be read: {error.strerror}."
-            ) from error
+            ),
+            self._paths[file],
+            lambda: self.where(record),
+            lambda: self._reopen(file),
+        )
         if len(data) < wanted:
             raise CorruptRecordError(
                 f"{self.where(record)} ends after {len(data)} of {wanted}"
@@ -92,6 +93,16 @@ class RecordReader:
         file, start, _ = self._place(record)
         number = record - self._firsts[file]
         return f"{_name(number, self._paths[file])} (at byte {start})"
+
+    def _reopen(self, file: int) -> None:
+        descriptor = _open(self._paths[file])
+        size = self._bounds[self._firsts[file + 1] + file]
+        try:
+            if os.fstat(descriptor).st_size == size:  # Else it is another one.
+                # In one step: other threads may be reading by the old one.
+                os.dup2(descriptor, self._descriptors[file], inheritable=False)
+        finally:
+            os.close(descriptor)
 
     def _place(self, record: int) -> tuple[int, int, int]:
         """Number of the file, and where in it the record begins and ends."""

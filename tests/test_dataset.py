@@ -14,7 +14,7 @@ import pytest
 import tensorflow as tf
 
 import image_data
-from hvd_imagenet import dataset, mixing, order, preprocessing, splits
+from hvd_imagenet import dataset, mixing, order, preprocessing, retries, splits
 from hvd_imagenet.config import (
     Config,
     DataConfig,
@@ -669,7 +669,10 @@ def test_a_folder_gives_batches(folder, split):
         assert batches[batch].labels[place] == label
 
 
-def test_a_missing_or_spoilt_image_of_a_folder_stops_the_run(folder):
+def test_a_missing_or_spoilt_image_of_a_folder_stops_the_run(
+    folder, monkeypatch
+):
+    monkeypatch.setattr(retries, "_PAUSES", (0.01,))
     missing = folder / "val" / "n00000000" / "05.JPEG"
     spoilt = folder / "val" / "n00000003" / "08.JPEG"
     spoilt.write_bytes(b"no image")
@@ -691,7 +694,8 @@ def test_a_missing_or_spoilt_image_of_a_folder_stops_the_run(folder):
         list(_batches(config, "validation"))
 
 
-def test_missing_and_spoilt_images_of_a_folder_are_skipped(folder):
+def test_missing_and_spoilt_images_of_a_folder_are_skipped(folder, monkeypatch):
+    monkeypatch.setattr(retries, "_PAUSES", (0.01,))
     missing = folder / "val" / "n00000000" / "05.JPEG"
     spoilt = folder / "val" / "n00000003" / "08.JPEG"
     spoilt.write_bytes(b"no image")

@@ -45,6 +45,7 @@ _MODULES = {
     "plan": (1, ""),
     "raw_images": (1, "numpy"),
     "framing": (0.5, "google_crc32c"),
+    "retries": (0.75, "absl.logging"),
     "packed_sets": (0, ""),
     "record_streams": (1, "tensorflow"),
     "shard_names": (0.5, ""),

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 import image_data
-from hvd_imagenet import examples, imagenet, splits
+from hvd_imagenet import examples, imagenet, retries, splits
 from hvd_imagenet.config import Config, DataConfig, ModelConfig, RunConfig
 from hvd_imagenet.framing import CorruptRecordError
 
@@ -206,7 +206,8 @@ def test_hidden_files_are_no_images(folder):
     assert len(_open(folder)) == 12
 
 
-def test_an_image_that_cannot_be_read_is_named(folder):
+def test_an_image_that_cannot_be_read_is_named(folder, monkeypatch):
+    monkeypatch.setattr(retries, "_PAUSES", (0.01,))
     source = _open(folder)
     path = folder / "train" / _SORTED[0] / f"{_SORTED[0]}_1.JPEG"
     path.unlink()

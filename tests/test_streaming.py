@@ -16,7 +16,7 @@ import tensorflow as tf
 import image_data
 import jobs
 import tfds_data
-from hvd_imagenet import dataset, label_offset, record_streams, splits
+from hvd_imagenet import dataset, label_offset, retries, splits
 from hvd_imagenet.config import (
     Config,
     DataConfig,
@@ -490,7 +490,10 @@ _FAULTS = {
 
 
 @pytest.mark.parametrize("fault", _FAULTS)
-def test_a_file_that_changes_ends_the_run_by_name(fault, own_data_dir):
+def test_a_file_that_changes_ends_the_run_by_name(
+    fault, own_data_dir, monkeypatch
+):
+    monkeypatch.setattr(retries, "_PAUSES", (0.01,))
     spoil, message, *_ = _FAULTS[fault]
     config = _config(own_data_dir)
     source = splits.open_split(config, "train")
@@ -500,7 +503,10 @@ def test_a_file_that_changes_ends_the_run_by_name(fault, own_data_dir):
 
 
 @pytest.mark.parametrize("fault", _FAULTS)
-def test_what_cannot_be_read_is_skipped_and_counted(fault, own_data_dir):
+def test_what_cannot_be_read_is_skipped_and_counted(
+    fault, own_data_dir, monkeypatch
+):
+    monkeypatch.setattr(retries, "_PAUSES", (0.01,))
     spoil, _, least, most = _FAULTS[fault]
     config = _config(own_data_dir, on_corrupt="skip")
     source = splits.open_split(config, "train")
@@ -522,7 +528,7 @@ def test_a_read_that_fails_for_a_while_is_tried_again(data_dir, monkeypatch):
             return super().read(n)
 
     monkeypatch.setattr(tf.io.gfile, "GFile", Unsteady)
-    monkeypatch.setattr(record_streams, "_PAUSES", (0.01, 0.01, 0.01))
+    monkeypatch.setattr(retries, "_PAUSES", (0.01, 0.01, 0.01))
     _, _, indices = _all(_batches(_config(data_dir)))
     assert sorted(indices[:_IMAGES]) == list(range(_IMAGES))
     assert next(failures, None) is None
@@ -534,7 +540,7 @@ def test_storage_that_does_not_answer_ends_the_run(data_dir, monkeypatch):
 
     source = splits.open_split(_config(data_dir), "train")
     monkeypatch.setattr(tf.io.gfile.GFile, "read", unavailable)
-    monkeypatch.setattr(record_streams, "_PAUSES", (0.01, 0.01))
+    monkeypatch.setattr(retries, "_PAUSES", (0.01, 0.01))
     with pytest.raises(CorruptRecordError, match="cannot be read: busy"):
         next(_batches(_config(data_dir), source=source))
 
