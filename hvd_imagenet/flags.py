@@ -167,7 +167,7 @@ def _read_flags(argv: Sequence[str], flag_values: flags.FlagValues) -> None:
         positional = flag_values(list(argv))[1:]
     except BrokenPipeError:  # Of --help, not of a flagfile.
         raise
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:  # Also of names and bytes.
         raise flags.Error(f"--flagfile cannot be read: {error}") from error
     if positional:
         raise flags.Error(

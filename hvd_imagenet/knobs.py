@@ -4,6 +4,7 @@ import dataclasses
 import math
 import types
 import typing
+import unicodedata
 from typing import Any
 
 
@@ -91,6 +92,12 @@ def _check(name: str, value: Any, annotation: Any, knob: Knob) -> None:
             raise ValueError(f"{said} must be of type {plain.__name__}.")
         if plain is float and not math.isfinite(element):
             raise ValueError(f"{said} must be finite.")
+        if plain is str and not _fits_a_line(element):
+            raise ValueError(
+                f"--{name}={element!r} cannot be kept in a flagfile: it has"
+                " control characters, bytes that are not UTF-8 or a space at"
+                " its end; rename what it names, or make a link to it."
+            )
         unit = f" {knob.unit}" if knob.unit else ""
         if knob.choices and element not in knob.choices:
             raise ValueError(
@@ -103,6 +110,13 @@ def _check(name: str, value: Any, annotation: Any, knob: Knob) -> None:
             raise ValueError(
                 f"{said} must be at most {knob.maximum:,.15g}{unit}."
             )
+
+
+def _fits_a_line(text: str) -> bool:
+    """Whether a flagfile with it says the same when it is read again."""
+    # Control characters, and what stands for bytes that are not UTF-8.
+    categories = {unicodedata.category(character) for character in text}
+    return text == text.rstrip() and not categories & {"Cc", "Cs"}
 
 
 class Checked:
