@@ -122,7 +122,7 @@ class RecordStream:
             parts = [self._buffer[self._begin :]]
             missing = end - len(self._buffer)
             while missing > 0:
-                parts.append(self._read(max(missing, self._read_bytes)))
+                parts.append(self._read())
                 if not parts[-1]:
                     break
                 missing -= len(parts[-1])
@@ -132,20 +132,18 @@ class RecordStream:
         self._begin += len(taken)
         return taken
 
-    def _read(self, length: int) -> bytes:
-        """Reads on."""
-        data = self._retries.read(
-            lambda: self._attempt(length), self._path, lambda: self._path
-        )
+    def _read(self) -> bytes:
+        """Reads on; never as far as a record claims to reach."""
+        data = self._retries.read(self._attempt, self._path, lambda: self._path)
         self._position += len(data)
         return data
 
-    def _attempt(self, length: int) -> bytes:
+    def _attempt(self) -> bytes:
         try:
             if self._file is None:
                 self._file = tf.io.gfile.GFile(self._path, "rb")
                 self._file.seek(self._position)
-            return self._file.read(length)
+            return self._file.read(self._read_bytes)
         except tf.errors.OpError:
             self._file = None  # To be opened anew.
             raise
