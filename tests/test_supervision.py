@@ -77,6 +77,14 @@ def test_where_nobody_goes_on_those_behind_are_named(ranks, blamed):
         assert ("the others wait" in found.text) == (len(blamed) < len(ranks))
 
 
+def test_a_silence_explains_why_nobody_goes_on():
+    # Frozen after it began the step, as the others did.
+    frozen = _heard(marked=60.0, heard=75.0)
+    blamed = _judge(_heard(marked=60.0), frozen)
+    assert blamed.ranks == [1]
+    assert "not been heard of for 25 s" in blamed.text
+
+
 def test_a_failed_exchange_is_told_if_nothing_explains_it():
     echo = {"echo": "no route", "echoed": 100.0}
     ranks = (_heard(heard=104.0), _heard(heard=104.0, **echo))

@@ -6,7 +6,9 @@ from typing import NamedTuple
 
 # What explains a failed exchange comes at once, if it comes, or is a silence.
 _ECHO_SECONDS = 5.0
-_ECHO_SILENCE_SECONDS = 4.0
+# Ranks speak every second: so long a silence explains what went wrong, though
+# by itself it is nothing to end a job for.
+_SILENCE_SECONDS = 4.0
 
 
 class Mark(NamedTuple):
@@ -87,7 +89,7 @@ def judge(
         if now - min(h.echoed for h in echoes.values()) < _ECHO_SECONDS:
             return None
         rank, heard = next(iter(echoes.items()))
-        return _silent(ranks, now, _ECHO_SILENCE_SECONDS) or Verdict(
+        return _silent(ranks, now, _SILENCE_SECONDS) or Verdict(
             [rank], heard.echo, speaker=rank
         )
     return _silent(ranks, now, timeout) or _stalled(ranks, now, timeout)
@@ -138,6 +140,9 @@ def _stalled(
         for h in ranks.values()
     ):
         return None
+    silent = _silent(ranks, now, _SILENCE_SECONDS)
+    if silent:
+        return silent
     first = max(heard.mark[:2] for heard in ranks.values())
     late = [rank for rank, h in ranks.items() if h.mark[:2] < first]
     what = f"has made no progress for {timeout:.0f} s"
