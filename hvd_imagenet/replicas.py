@@ -141,6 +141,10 @@ class CheckReplicas(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch, logs=None):
         self._epoch = epoch
 
+    def on_train_end(self, logs=None):
+        if self.model.stop_training:  # Then a checkpoint follows, too.
+            self.check("where the training stopped")
+
     def check(self, when: str) -> None:
         """Compares the ranks now. A collective operation.
 

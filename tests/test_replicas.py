@@ -139,7 +139,7 @@ def _check(trainer, processes, say=lambda line: None, **knobs):
         schedule=ScheduleConfig(warmup_epochs=0.0),
     )
     plan = make_plan(
-        config, world_size=3, train_images=192 * 9, validation_images=1
+        config, world_size=3, train_images=192 * 10, validation_images=1
     )
     return replicas.CheckReplicas(
         trainer, processes, plan, RunConfig(**knobs), say
@@ -173,15 +173,21 @@ def test_it_looks_every_so_often_and_before_checkpoints():
         check_replicas_steps=4,
         checkpoint_steps=3,
     )
+    model = keras.Model()
+    model.stop_training = False
+    check.set_model(model)
     check.check = asked.append
     check.on_train_begin()
-    for step in range(9):
+    check.on_epoch_begin(0)
+    for step in range(10):  # The last of the epoch is in neither period.
         check.on_train_batch_end(step)
-    check.on_epoch_end(0)
-    assert asked == [
-        "when training began",
-        *(f"after step {step}" for step in (3, 4, 6, 8, 9, 9)),
-    ]
+    check.on_train_end()
+    steps = [f"after step {step}" for step in (3, 4, 6, 8, 9, 10)]
+    assert asked == ["when training began", *steps]
+    # As a signal does; a checkpoint follows.
+    model.stop_training = True
+    check.on_train_end()
+    assert asked[-1] == "where the training stopped"
 
 
 def test_ranks_that_round_differently_are_not_compared():
