@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 import keras
@@ -14,6 +15,7 @@ from hvd_imagenet import (
     devices,
     distributed,
     environment,
+    first_rank,
     monitors,
     resnet,
     runlog,
@@ -88,9 +90,8 @@ def prepare(config: Config) -> Job:
         plan=plan,
         train_source=data.train,
         validation_source=data.validation,
-        run_log=runlog.RunLog(config)
-        if world.is_first
-        else runlog.NullRunLog(),
+        run_log=first_rank.call(processes, lambda: runlog.RunLog(config))
+        or runlog.NullRunLog(),
         threads=config.data.input_threads or devices.threads_per_process(world),
     )
 
@@ -122,9 +123,10 @@ def resume(job: Job) -> tuple[Trainer, SavedRun, int]:
             "train_images": plan.train_images,
         },
     )
-    first_step = 0
-    if job.processes.world.is_first:
-        first_step = saved.checkpoints.restore(trainer.state, saved.facts)
+    first_step = first_rank.call(
+        job.processes,
+        lambda: saved.checkpoints.restore(trainer.state, saved.facts),
+    )
     # The state itself follows when training begins.
     return trainer, saved, job.processes.broadcast_object(first_step)
 
@@ -140,6 +142,8 @@ def run(
     Raises:
         CorruptRecordError: a record cannot be used.
         FloatingPointError: the loss is not finite.
+        NotWrittenError: training has ended, but the result could not be
+            written; or it cannot begin.
     """
     config, plan, run_log = job.config, job.plan, job.run_log
     batches = dataset.training_batches(
@@ -168,7 +172,10 @@ def run(
         result.update(_evaluate(job, trainer))
         return {f"val_{name}": value for name, value in result.items()}
 
-    run_log.begin(plan, _environment(job), first_step)
+    first_rank.call(
+        job.processes,
+        lambda: run_log.begin(plan, _environment(job), first_step),
+    )
     try:
         run_log.line(_headline(config, plan, first_step))
         for split, description in _descriptions(job).items():
@@ -184,10 +191,13 @@ def run(
         )
         if first_step == plan.total_steps:  # Nothing was left to train.
             result.update(_evaluate(job, trainer))
+        result.update(
+            epochs=plan.epochs, images_per_second=log.images_per_second
+        )
+        run_log.line(_sentence(result))
+        run_log.finish(result)
     finally:
         run_log.close()
-    result.update(epochs=plan.epochs, images_per_second=log.images_per_second)
-    run_log.finish(result)
     return result
 
 
@@ -252,6 +262,13 @@ def _descriptions(job: Job) -> dict[str, str]:
         "train": job.train_source.description,
         "validation": job.validation_source.description,
     }
+
+
+def _sentence(result: Mapping[str, Any]) -> str:
+    return (
+        f"result: top-1 {result['top1']:.2%}, top-5 {result['top5']:.2%},"
+        f" loss {result['loss']:.4f} on {result['examples']} images"
+    )
 
 
 def _headline(config: Config, plan: Plan, first_step: int) -> str:

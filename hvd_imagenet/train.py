@@ -15,6 +15,7 @@ from collections.abc import Iterator
 
 from hvd_imagenet import imagenet, program, splits
 from hvd_imagenet import plan as plan_lib
+from hvd_imagenet.atomic_files import NotWrittenError
 from hvd_imagenet.config import Config
 from hvd_imagenet.framing import CorruptRecordError
 from hvd_imagenet.world import launched_size
@@ -69,12 +70,8 @@ def train(config: Config) -> None:
     with _for_the_user(ValueError):
         job = job_lib.prepare(config)
         trainer, saved, first_step = job_lib.resume(job)
-    with _for_the_user(CorruptRecordError, FloatingPointError):
-        result = job_lib.run(job, trainer, saved, first_step)
-    job.run_log.line(
-        f"result: top-1 {result['top1']:.2%}, top-5 {result['top5']:.2%},"
-        f" loss {result['loss']:.4f} on {result['examples']} images"
-    )
+    with _for_the_user(CorruptRecordError, FloatingPointError, NotWrittenError):
+        job_lib.run(job, trainer, saved, first_step)
 
 
 @contextlib.contextmanager

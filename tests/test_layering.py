@@ -16,10 +16,12 @@ _FOLDER = pathlib.Path(hvd_imagenet.__file__).parent
 # module imports lower numbers only; halves are layers within a layer.
 _MODULES = {
     "__init__": (0, ""),
+    "atomic_files": (0, ""),
     "environment": (0, ""),
     "imagenet": (0, ""),
     "knobs": (0, ""),
     "resnet_layers": (0, ""),
+    "run_lock": (0, "absl.logging"),
     "schedule": (0, ""),
     "world": (0, ""),
     "config.data": (0.25, ""),
@@ -63,6 +65,7 @@ _MODULES = {
     "tf_errors": (1.5, "tensorflow"),
     #
     "open_data": (3, ""),
+    "first_rank": (2, ""),
     "distributed": (2, "horovod keras numpy tensorflow"),
     "ema": (2, "keras tensorflow"),
     "mixing": (2, "numpy tensorflow"),
@@ -86,7 +89,8 @@ _MODULES = {
     "callbacks": (3, "keras"),
     "dataset": (3, "numpy tensorflow"),
     "checkpoints": (3, "absl.logging keras numpy"),
-    "runlog": (3, "tensorflow"),
+    "metrics_log": (1, "absl.logging tensorflow"),
+    "runlog": (3, "absl.logging tensorflow"),
     "trainer": (3, "keras numpy tensorflow"),
     #
     "monitors": (4, "keras numpy"),
