@@ -3,25 +3,26 @@
 import dataclasses
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
 
 from hvd_imagenet import (
     callbacks,
-    checkpoints,
     dataset,
     devices,
     distributed,
     environment,
     first_rank,
     monitors,
-    resnet,
+    resuming,
     runlog,
+    saving,
     update_rule,
     wire_choice,
 )
+from hvd_imagenet.atomic_files import NotWrittenError
 from hvd_imagenet.config import Config
 from hvd_imagenet.open_data import open_data
 from hvd_imagenet.plan import Plan
@@ -56,14 +57,6 @@ class Job:
     threads: int
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class SavedRun:
-    """The checkpoints of a run, and what tells them from another's."""
-
-    checkpoints: checkpoints.Checkpoints
-    facts: dict[str, Any]
-
-
 def prepare(config: Config) -> Job:
     """Joins the other ranks and checks everything that can be wrong.
 
@@ -96,43 +89,13 @@ def prepare(config: Config) -> Job:
     )
 
 
-def resume(job: Job) -> tuple[Trainer, SavedRun, int]:
-    """Builds the model as it was when it was last saved, or new.
-
-    Returns:
-        (trainer, its checkpoints, steps that are done already).
-
-    Raises:
-        ValueError: the checkpoints are of another run, or damaged.
-    """
-    config, plan = job.config, job.plan
-    keras.utils.set_random_seed(config.run.seed)
-    trainer = update_rule.make_trainer(
-        config, resnet.build_model(config.model), job.processes
-    )
-    saved = SavedRun(
-        checkpoints=checkpoints.Checkpoints(
-            os.path.join(config.run.workdir or "", "checkpoints"),
-            keep=config.run.keep_checkpoints,
-        ),
-        facts={
-            **config.recipe(),
-            "global_batch_sizes": [
-                phase.global_batch_size for phase in plan.phases.phases
-            ],
-            "train_images": plan.train_images,
-        },
-    )
-    first_step = first_rank.call(
-        job.processes,
-        lambda: saved.checkpoints.restore(trainer.state, saved.facts),
-    )
-    # The state itself follows when training begins.
-    return trainer, saved, job.processes.broadcast_object(first_step)
+def resume(job: Job) -> tuple[Trainer, saving.NullSaver, int]:
+    """See `resuming.resume`."""
+    return resuming.resume(job.config, job.plan, job.processes)
 
 
 def run(
-    job: Job, trainer: Trainer, saved: SavedRun, first_step: int
+    job: Job, trainer: Trainer, saver: saving.NullSaver, first_step: int
 ) -> dict[str, Any]:
     """Trains from `first_step` to the end, evaluates and writes the run.
 
@@ -142,8 +105,8 @@ def run(
     Raises:
         CorruptRecordError: a record cannot be used.
         FloatingPointError: the loss is not finite.
-        NotWrittenError: training has ended, but the result could not be
-            written; or it cannot begin.
+        NotWrittenError: training has ended, but the result or the last
+            checkpoint could not be written; or it cannot begin.
     """
     config, plan, run_log = job.config, job.plan, job.run_log
     batches = dataset.training_batches(
@@ -185,7 +148,7 @@ def run(
         trainer.fit(
             plan,
             batches,
-            callbacks=_callbacks(job, trainer, saved, first_step, log),
+            callbacks=_callbacks(job, trainer, saver, first_step, log),
             first_step=first_step,
             evaluate=evaluate_epoch,
         )
@@ -195,16 +158,31 @@ def run(
             epochs=plan.epochs, images_per_second=log.images_per_second
         )
         run_log.line(_sentence(result))
-        run_log.finish(result)
+        _require_written(lambda: run_log.finish(result), saver.require_saved)
     finally:
-        run_log.close()
+        try:
+            saver.wait()
+        finally:
+            run_log.close()
     return result
+
+
+def _require_written(*endings: Callable[[], None]) -> None:
+    """Tries all, and raises what any of them raised."""
+    problems = []
+    for end in endings:
+        try:
+            end()
+        except NotWrittenError as error:
+            problems.append(str(error))
+    if problems:
+        raise NotWrittenError("; ".join(problems))
 
 
 def _callbacks(
     job: Job,
     trainer: Trainer,
-    saved: SavedRun,
+    saver: saving.NullSaver,
     first_step: int,
     log: monitors.LogMetrics,
 ) -> list[keras.callbacks.Callback]:
@@ -214,13 +192,8 @@ def _callbacks(
         callbacks.BroadcastState(job.processes, trainer.average.variables),
         *update_rule.step_callbacks(config, plan, first_step),
         log,
-        monitors.SaveCheckpoints(
-            trainer,
-            saved.checkpoints,
-            saved.facts,
-            plan,
-            writes=is_first,
-            every_steps=config.run.checkpoint_steps,
+        saving.SaveCheckpoints(
+            trainer, saver, plan, every_steps=config.run.checkpoint_steps
         ),
     ]
     if is_first and monitors.is_terminal(sys.stdout):

@@ -69,9 +69,9 @@ def train(config: Config) -> None:
     # Before work starts a ValueError is the user's; later it is ours.
     with _for_the_user(ValueError):
         job = job_lib.prepare(config)
-        trainer, saved, first_step = job_lib.resume(job)
+        trainer, saver, first_step = job_lib.resume(job)
     with _for_the_user(CorruptRecordError, FloatingPointError, NotWrittenError):
-        job_lib.run(job, trainer, saved, first_step)
+        job_lib.run(job, trainer, saver, first_step)
 
 
 @contextlib.contextmanager

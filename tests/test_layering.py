@@ -32,6 +32,7 @@ _MODULES = {
     "config.schedule": (0.25, ""),
     "config.whole": (0.4, ""),
     "config.__init__": (0.5, ""),
+    "checkpoint_files": (0.75, "numpy"),
     "mapped_arrays": (0.75, "numpy"),
     "phases": (0.75, ""),
     #
@@ -88,17 +89,20 @@ _MODULES = {
     #
     "callbacks": (3, "keras"),
     "dataset": (3, "numpy tensorflow"),
-    "checkpoints": (3, "absl.logging keras numpy"),
+    "checkpoints": (1, "absl.logging numpy"),
     "metrics_log": (1, "absl.logging tensorflow"),
+    "restoring": (3, "keras numpy"),
     "runlog": (3, "absl.logging tensorflow"),
     "trainer": (3, "keras numpy tensorflow"),
     #
     "monitors": (4, "keras numpy"),
+    "saving": (4, "absl.logging keras numpy tensorflow"),
     "split_checks": (4, ""),
     "update_rule": (4, "keras"),
     "timed_exchange": (2, "tensorflow"),
     "wire_choice": (3, "tensorflow"),
     #
+    "resuming": (4.5, "keras"),
     "job": (5, "keras"),
     #
     "cluster.__init__": (0, ""),
