@@ -91,7 +91,7 @@ def prepare(config: Config) -> Job:
 
 def resume(job: Job) -> tuple[Trainer, saving.NullSaver, int]:
     """See `resuming.resume`."""
-    return resuming.resume(job.config, job.plan, job.processes)
+    return resuming.resume(job.config, job.plan, job.processes, job.run_log)
 
 
 def run(

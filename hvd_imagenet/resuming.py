@@ -15,11 +15,12 @@ from hvd_imagenet import (
 from hvd_imagenet.config import Config
 from hvd_imagenet.plan import Plan
 from hvd_imagenet.processes import Processes
+from hvd_imagenet.runlog import NullRunLog
 from hvd_imagenet.trainer import Trainer
 
 
 def resume(
-    config: Config, plan: Plan, processes: Processes
+    config: Config, plan: Plan, processes: Processes, run_log: NullRunLog
 ) -> tuple[Trainer, saving.NullSaver, int]:
     """Builds the model as it was when it was last saved, or new.
 
@@ -29,12 +30,14 @@ def resume(
         config: what was asked.
         plan: made from it.
         processes: the ranks.
+        run_log: told where initial weights come from.
 
     Returns:
         (trainer, what saves it, steps that are done already).
 
     Raises:
-        ValueError: the checkpoints are of another run, or damaged.
+        ValueError: the checkpoints are of another run, or damaged, or there
+            are none to begin with.
     """
     keras.utils.set_random_seed(config.run.seed)
     model = resnet.build_model(config.model)
@@ -49,6 +52,17 @@ def resume(
         ],
         "train_images": plan.train_images,
     }
+
+    def begin() -> str | None:
+        if store.newest_path is not None:
+            return None
+        return restoring.take_weights(config.run.init_from, model, config.model)
+
+    if config.run.init_from is not None:
+        # Before the trainer is made: averages begin with the weights.
+        taken = first_rank.call(processes, begin)
+        if taken is not None:
+            run_log.line(taken)
     trainer = update_rule.make_trainer(config, model, processes)
     first_step = first_rank.call(
         processes, lambda: restoring.restore(store, trainer.state, facts)

@@ -20,6 +20,13 @@ class RunConfig(Checked):
         "Directory of the run: recipe, plan, metrics, checkpoints,"
         " TensorBoard. A run found there is resumed.",
     )
+    init_from: str | None = recipe(
+        None,
+        "Begin with the weights of another run: a checkpoint file, or a run"
+        " directory, of which the newest is taken. Averaged weights, if it has"
+        " them (--ema_decay). Of another number of classes, all but the last"
+        " layer. A run that is resumed has its own.",
+    )
     evaluation_every_epochs: int = site(
         1,
         "Evaluate after every so many epochs; the last is always evaluated.",
