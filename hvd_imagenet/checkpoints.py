@@ -1,28 +1,43 @@
 """Checkpoints: written atomically, the newest valid one wins.
 
-A checkpoint is one .npz file, readable with NumPy alone: every variable of
-model and optimizer by its path, and a JSON text of facts (step, recipe, plan).
-It holds no rank and no data position beyond the step, from which the next
-image follows at any world size. The zip format's own CRCs tell damaged files.
+A checkpoint has every variable of model and optimizer by its path, and facts
+(step, recipe, plan). It holds no rank and no data position beyond the step,
+from which the next image follows at any world size. `checkpoint_files` has its
+format.
 """
 
+import contextlib
+import dataclasses
 import glob
-import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-import keras
 import numpy as np
 from absl import logging
 
-from hvd_imagenet.config import require_same
-from hvd_imagenet.mapped_arrays import NPZ_ERRORS
+from hvd_imagenet import atomic_files, checkpoint_files
 
 _NAME = "step_{:08d}.npz"
 _PATTERN = re.compile(r"step_(\d{8,})\.npz")
-_FACTS = "facts"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """What was read.
+
+    Attributes:
+        path: of its file.
+        step: steps done.
+        arrays: values of the variables by their paths.
+        facts: what it was saved with.
+    """
+
+    path: str
+    step: int
+    arrays: Mapping[str, np.ndarray]
+    facts: Mapping[str, Any]
 
 
 class Checkpoints:
@@ -38,80 +53,75 @@ class Checkpoints:
         self._directory = directory
         self._keep = keep
 
+    @property
+    def newest_path(self) -> str | None:
+        """The newest there is, whole or not; None without any."""
+        steps = self._steps()
+        return self._path(steps[-1]) if steps else None
+
     def save(
         self,
         step: int,
-        variables: Sequence[keras.Variable],
+        arrays: Mapping[str, np.ndarray],
         facts: Mapping[str, Any],
     ) -> str:
         """Writes a checkpoint and removes those that are too old.
 
         Args:
             step: steps done.
-            variables: what to restore, each with a path of its own.
-            facts: what `restore` checks, as JSON.
+            arrays: what to keep, by name.
+            facts: what to keep besides, as JSON.
 
         Returns:
             Its path.
-        """
-        os.makedirs(self._directory, exist_ok=True)
-        path = os.path.join(self._directory, _NAME.format(step))
-        temporary = f"{path}.{os.getpid()}.tmp"
-        arrays = {v.path: np.asarray(v.value) for v in variables}
-        text = json.dumps({**facts, "step": step})
-        try:
-            with open(temporary, "wb") as file:
-                np.savez(file, **arrays, **{_FACTS: np.array(text)})
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        except OSError:
-            if os.path.exists(temporary):
-                os.unlink(temporary)
-            raise
-        for old in self._steps()[: -self._keep]:
-            os.unlink(os.path.join(self._directory, _NAME.format(old)))
-        for left in glob.glob(os.path.join(self._directory, "step_*.tmp")):
-            os.unlink(left)  # By a run that was killed while it wrote.
-        return path
-
-    def restore(
-        self, variables: Sequence[keras.Variable], facts: Mapping[str, Any]
-    ) -> int:
-        """Loads the newest checkpoint that is whole.
-
-        Args:
-            variables: what to set.
-            facts: must be equal to those saved.
-
-        Returns:
-            Steps done; 0 if there is no checkpoint.
 
         Raises:
-            ValueError: the checkpoint is of another run, or none that exists
-                can be read.
+            NotWrittenError: it cannot be written; those before are there.
+        """
+        path = self._path(step)
+        try:
+            os.makedirs(self._directory, exist_ok=True)
+        except OSError as error:
+            raise atomic_files.NotWrittenError(
+                f"{path} could not be written: making its folder failed"
+                f" ({error.strerror})"
+            ) from error
+        with atomic_files.replacing(path) as file:
+            checkpoint_files.write(file, arrays, {**facts, "step": step})
+        # Later steps than this one can only be damaged ones that `newest`
+        # passed over: they do not count, or they would push this one out.
+        done = [old for old in self._steps() if old <= step]
+        left = glob.glob(os.path.join(glob.escape(self._directory), "*.tmp"))
+        for old in [*map(self._path, done[: -self._keep]), *left]:
+            # What is left is by a run that was killed while it wrote. Either
+            # can be removed another time.
+            with contextlib.suppress(OSError):
+                os.unlink(old)
+        return path
+
+    def newest(self) -> Checkpoint | None:
+        """The newest checkpoint that is whole; None if there is none at all.
+
+        Raises:
+            ValueError: there are some, and none can be read.
         """
         steps = self._steps()
         for step in reversed(steps):
-            path = os.path.join(self._directory, _NAME.format(step))
-            loaded = _load(path)
-            if loaded is None:
-                logging.warning(
-                    "%s is damaged and not used; trying the one before.", path
-                )
-                continue
-            arrays, saved_facts = loaded
-            saved_facts.pop("step")
-            require_same(saved_facts, facts, path)
-            _assign(variables, arrays, path)
-            return step
+            path = self._path(step)
+            try:
+                return read(path)
+            except checkpoint_files.DamagedError as error:
+                logging.warning("%s; trying the one before.", error)
         if steps:
             raise ValueError(
                 f"None of the {len(steps)} checkpoints in {self._directory}"
-                " can be read; remove them to start anew, or choose another"
-                " --workdir."
+                " can be read; choose another directory, or remove them to"
+                " start anew."
             )
-        return 0
+        return None
+
+    def _path(self, step: int) -> str:
+        return os.path.join(self._directory, _NAME.format(step))
 
     def _steps(self) -> list[int]:
         """Steps of the checkpoints there are, rising."""
@@ -121,26 +131,16 @@ class Checkpoints:
         return sorted(int(match[1]) for match in matches if match)
 
 
-def _load(path: str) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:
-    try:
-        with np.load(path, allow_pickle=False) as stored:
-            arrays = dict(stored)
-        return arrays, json.loads(str(arrays.pop(_FACTS)))
-    except NPZ_ERRORS:
-        return None
+def read(path: str) -> Checkpoint:
+    """One checkpoint.
 
-
-def _assign(
-    variables: Sequence[keras.Variable],
-    arrays: Mapping[str, np.ndarray],
-    where: str,
-) -> None:
-    paths = {variable.path for variable in variables}
-    if paths != arrays.keys():
-        raise ValueError(
-            f"{where} has other variables than this version's model and"
-            f" optimizer: {sorted(paths ^ arrays.keys())[:3]}, ...; choose"
-            " another --workdir."
+    Raises:
+        DamagedError: it cannot be read, or is not what it should be.
+    """
+    arrays, facts = checkpoint_files.read(path)
+    step = facts.pop("step", None)
+    if not isinstance(step, int):
+        raise checkpoint_files.DamagedError(
+            f"{path} is damaged or cannot be read (it has no step)"
         )
-    for variable in variables:
-        variable.assign(arrays[variable.path])
+    return Checkpoint(path=path, step=step, arrays=arrays, facts=facts)

@@ -8,6 +8,17 @@ import tensorflow as tf
 
 from hvd_imagenet import normalization
 
+_SCOPE = "average"
+
+
+def path_of_average(path: str) -> str:
+    """The path of the average of the variable that has a path."""
+    return f"{_SCOPE}/{_name_of_average(path)}"
+
+
+def _name_of_average(path: str) -> str:
+    return path.replace("/", "_")
+
 
 class WeightAverage:
     """Exponential moving average of a model's weights over the steps.
@@ -43,13 +54,13 @@ class WeightAverage:
         if decay is not None:
             statistics = normalization.running_statistics(model)
             self._averaged = [*model.trainable_variables, *statistics]
-        with keras.name_scope("average"):
+        with keras.name_scope(_SCOPE):
             self.variables = [
                 keras.Variable(
                     variable.numpy(),
                     trainable=False,
                     autocast=False,
-                    name=variable.path.replace("/", "_"),
+                    name=_name_of_average(variable.path),
                 )
                 for variable in self._averaged
             ]

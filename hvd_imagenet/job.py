@@ -3,26 +3,29 @@
 import dataclasses
 import os
 import sys
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
 
 from hvd_imagenet import (
     callbacks,
-    checkpoints,
     dataset,
     devices,
     distributed,
     environment,
+    first_rank,
     monitors,
     replicas,
-    resnet,
+    resuming,
     runlog,
+    saving,
     stopping,
     training_loop,
     update_rule,
     wire_choice,
 )
+from hvd_imagenet.atomic_files import NotWrittenError
 from hvd_imagenet.config import Config
 from hvd_imagenet.open_data import open_data
 from hvd_imagenet.pipeline import Batches
@@ -61,14 +64,6 @@ class Job:
     supervisor: Supervisor
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class SavedRun:
-    """The checkpoints of a run, and what tells them from another's."""
-
-    checkpoints: checkpoints.Checkpoints
-    facts: dict[str, Any]
-
-
 def join(config: Config) -> Processes:
     """Joins the other ranks.
 
@@ -105,50 +100,20 @@ def prepare(
         plan=plan,
         train_source=data.train,
         validation_source=data.validation,
-        run_log=runlog.RunLog(config)
-        if world.is_first
-        else runlog.NullRunLog(),
+        run_log=first_rank.call(processes, lambda: runlog.RunLog(config))
+        or runlog.NullRunLog(),
         threads=config.data.input_threads or devices.threads_per_process(world),
         supervisor=supervisor,
     )
 
 
-def resume(job: Job) -> tuple[Trainer, SavedRun, int]:
-    """Builds the model as it was when it was last saved, or new.
-
-    Returns:
-        (trainer, its checkpoints, steps that are done already).
-
-    Raises:
-        ValueError: the checkpoints are of another run, or damaged.
-    """
-    config, plan = job.config, job.plan
-    keras.utils.set_random_seed(config.run.seed)
-    trainer = update_rule.make_trainer(
-        config, resnet.build_model(config.model), job.processes
-    )
-    saved = SavedRun(
-        checkpoints=checkpoints.Checkpoints(
-            os.path.join(config.run.workdir or "", "checkpoints"),
-            keep=config.run.keep_checkpoints,
-        ),
-        facts={
-            **config.recipe(),
-            "global_batch_sizes": [
-                phase.global_batch_size for phase in plan.phases.phases
-            ],
-            "train_images": plan.train_images,
-        },
-    )
-    first_step = 0
-    if job.processes.world.is_first:
-        first_step = saved.checkpoints.restore(trainer.state, saved.facts)
-    # The state itself follows when training begins.
-    return trainer, saved, job.processes.broadcast_object(first_step)
+def resume(job: Job) -> tuple[Trainer, saving.NullSaver, int]:
+    """See `resuming.resume`."""
+    return resuming.resume(job.config, job.plan, job.processes, job.run_log)
 
 
 def run(
-    job: Job, trainer: Trainer, saved: SavedRun, first_step: int
+    job: Job, trainer: Trainer, saver: saving.NullSaver, first_step: int
 ) -> dict[str, Any]:
     """Trains from `first_step` to the end, evaluates and writes the run.
 
@@ -160,6 +125,8 @@ def run(
         NonFiniteError: a loss or a gradient is inf or nan.
         ReplicaError: ranks hold different weights or optimizer state.
         Stopped: the run was asked to stop, and is saved.
+        NotWrittenError: training has ended, but the result or the last
+            checkpoint could not be written; or it cannot begin.
     """
     config, plan, run_log = job.config, job.plan, job.run_log
     batches = dataset.training_batches(
@@ -179,6 +146,9 @@ def run(
         log_steps=config.run.log_steps,
         prints_steps=not monitors.is_terminal(sys.stdout),
     )
+    saves = saving.SaveCheckpoints(
+        trainer, saver, plan, every_steps=config.run.checkpoint_steps
+    )
     result = {}
 
     def evaluate_epoch(epoch: int) -> dict[str, Any]:
@@ -189,14 +159,9 @@ def run(
         result.update(_evaluate(job, trainer))
         return {f"val_{name}": value for name, value in result.items()}
 
-    run_log.begin(plan, _environment(job), first_step)
-    saver = monitors.SaveCheckpoints(
-        trainer,
-        saved.checkpoints,
-        saved.facts,
-        plan,
-        writes=job.processes.world.is_first,
-        every_steps=config.run.checkpoint_steps,
+    first_rank.call(
+        job.processes,
+        lambda: run_log.begin(plan, _environment(job), first_step),
     )
     try:
         run_log.line(_headline(config, plan, first_step))
@@ -210,24 +175,52 @@ def run(
                 plan,
                 batches,
                 callbacks=_callbacks(
-                    job, trainer, batches, first_step, requests, log, saver
+                    job, trainer, batches, first_step, requests, log, saves
                 ),
                 first_step=first_step,
                 evaluate=evaluate_epoch,
             )
             if trainer.model.stop_training:
-                saver.save(done)
-                # A launcher ends the others as soon as one has gone.
-                job.processes.barrier()
-                raise stopping.Stopped(
-                    f"stopped on request after step {done}; the same command"
-                    " goes on there."
-                )
+                _stop(job, saves, saver, done)
+        result.update(
+            epochs=plan.epochs, images_per_second=log.images_per_second
+        )
+        run_log.line(_sentence(result))
+        _require_written(lambda: run_log.finish(result), saver.require_saved)
     finally:
-        run_log.close()
-    result.update(epochs=plan.epochs, images_per_second=log.images_per_second)
-    run_log.finish(result)
+        try:
+            saver.wait()
+        finally:
+            run_log.close()
     return result
+
+
+def _stop(
+    job: Job,
+    saves: saving.SaveCheckpoints,
+    saver: saving.NullSaver,
+    step: int,
+) -> None:
+    """Ends a run that was asked to stop after `step` steps."""
+    saves.save(step)
+    # A launcher ends the others as soon as one has gone.
+    first_rank.call(job.processes, saver.require_saved)
+    job.run_log.line(
+        f"stopped on request after step {step}; the same command goes on there."
+    )
+    raise stopping.Stopped
+
+
+def _require_written(*endings: Callable[[], None]) -> None:
+    """Tries all, and raises what any of them raised."""
+    problems = []
+    for end in endings:
+        try:
+            end()
+        except NotWrittenError as error:
+            problems.append(str(error))
+    if problems:
+        raise NotWrittenError("; ".join(problems))
 
 
 def _callbacks(
@@ -237,7 +230,7 @@ def _callbacks(
     first_step: int,
     requests: stopping.StopRequests,
     log: monitors.LogMetrics,
-    saver: monitors.SaveCheckpoints,
+    saves: saving.SaveCheckpoints,
 ) -> list[keras.callbacks.Callback]:
     config, plan = job.config, job.plan
     calls = [
@@ -254,7 +247,7 @@ def _callbacks(
             trainer, job.processes, plan, config.run, job.run_log.line
         ),
         log,
-        saver,
+        saves,
     ]
     if job.processes.world.is_first and monitors.is_terminal(sys.stdout):
         calls.append(monitors.ProgressBar(plan, log))
@@ -296,6 +289,13 @@ def _descriptions(job: Job) -> dict[str, str]:
         "train": job.train_source.description,
         "validation": job.validation_source.description,
     }
+
+
+def _sentence(result: Mapping[str, Any]) -> str:
+    return (
+        f"result: top-1 {result['top1']:.2%}, top-5 {result['top5']:.2%},"
+        f" loss {result['loss']:.4f} on {result['examples']} images"
+    )
 
 
 def _headline(config: Config, plan: Plan, first_step: int) -> str:

@@ -1,16 +1,15 @@
-"""What is logged, saved and shown while a `Trainer` runs: Keras callbacks."""
+"""What is logged and shown while a `Trainer` runs: Keras callbacks."""
 
 import dataclasses
 import math
 import os
 import time
 from collections.abc import Mapping
-from typing import Any, TextIO
+from typing import TextIO
 
 import keras
 import numpy as np
 
-from hvd_imagenet.checkpoints import Checkpoints
 from hvd_imagenet.pipeline import Batches
 from hvd_imagenet.plan import Plan
 from hvd_imagenet.processes import Processes
@@ -184,49 +183,6 @@ class LogMetrics(keras.callbacks.Callback):
             words.append(f"{values['images_per_second']:.1f} images/s")
             words.append(f"waiting for data {values['data_wait_share']:.0%}")
         return ", ".join(words)
-
-
-class SaveCheckpoints(keras.callbacks.Callback):
-    """Checkpoints at epoch ends and every `every_steps` steps.
-
-    All ranks take part, as the running statistics are shared first; rank 0
-    writes.
-    """
-
-    def __init__(
-        self,
-        trainer: Trainer,
-        checkpoints: Checkpoints,
-        facts: Mapping[str, Any],
-        plan: Plan,
-        *,
-        writes: bool,
-        every_steps: int,
-    ):
-        super().__init__()
-        self._trainer = trainer
-        self._checkpoints = checkpoints
-        self._facts = facts
-        self._plan = plan
-        self._writes = writes
-        self._every_steps = every_steps
-        self._epoch = 0
-
-    def on_train_batch_end(self, batch, logs=None):
-        done = batch + 1
-        is_due = self._every_steps and done % self._every_steps == 0
-        # Before the evaluation, which may take long and be interrupted.
-        if is_due or done == self._plan.epoch_end_step(self._epoch):
-            self.save(done)
-
-    def on_epoch_begin(self, epoch, logs=None):
-        self._epoch = epoch
-
-    def save(self, step: int) -> None:
-        """Saves after a step. A collective operation."""
-        self._trainer.sync_statistics()
-        if self._writes:
-            self._checkpoints.save(step, self._trainer.state, self._facts)
 
 
 def is_terminal(stream: TextIO) -> bool:

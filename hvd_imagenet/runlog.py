@@ -5,6 +5,7 @@
     environment.json  versions, hosts and variables it ran with
     metrics.jsonl     one JSON object per line, as it goes
     result.json       the final evaluation
+    lock              the process that writes all this, while it does
     checkpoints/      see checkpoints.py
     tensorboard/      train/ and validation/
 
@@ -14,7 +15,6 @@ Rank 0 writes it; the other ranks hold a `NullRunLog`.
 import datetime
 import importlib.metadata
 import json
-import math
 import os
 import platform
 import shlex
@@ -24,10 +24,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import tensorflow as tf
+from absl import logging
 
-from hvd_imagenet import flags
+from hvd_imagenet import atomic_files, flags
 from hvd_imagenet.config import Config, require_same
+from hvd_imagenet.metrics_log import Attempts, MetricsLog
 from hvd_imagenet.plan import Plan
+from hvd_imagenet.run_lock import RunLock
 
 _PACKAGES = (
     "hvd_imagenet",
@@ -37,8 +40,6 @@ _PACKAGES = (
     "horovod",
     "numpy",
 )
-# In metrics.jsonl alone: TensorBoard's horizontal axis, and a constant.
-_NO_CURVES = {"epoch", "examples"}
 
 
 class NullRunLog:
@@ -47,12 +48,16 @@ class NullRunLog:
     def begin(
         self, plan: Plan, environment: Mapping[str, Any], first_step: int
     ) -> None:
-        """Writes what is known before the first step."""
+        """Writes what is known before the first step.
+
+        Raises:
+            NotWrittenError: it cannot be written.
+        """
 
     def metrics(
         self, kind: str, step: int, values: Mapping[str, float]
     ) -> None:
-        """Writes measured values.
+        """Writes measured values, if it can.
 
         Args:
             kind: "train" or "validation".
@@ -64,10 +69,14 @@ class NullRunLog:
         """Prints a line for who watches."""
 
     def finish(self, result: Mapping[str, Any]) -> None:
-        """Writes the result of the run."""
+        """Writes the result of the run.
+
+        Raises:
+            NotWrittenError: it cannot be written.
+        """
 
     def close(self) -> None:
-        """Writes out what is buffered."""
+        """Says what was lost, and lets others have the directory."""
 
 
 class RunLog(NullRunLog):
@@ -76,9 +85,11 @@ class RunLog(NullRunLog):
     def __init__(self, config: Config):
         """Makes the directory, or checks that it is of this recipe.
 
+        No other process can have it until this is closed or ends.
+
         Raises:
-            ValueError: no directory is given, it cannot be written, or it is
-                of another recipe.
+            ValueError: no directory is given, it cannot be written, another
+                run is writing it, or it is of another recipe.
         """
         self._config = config
         self._directory = config.run.workdir
@@ -87,10 +98,15 @@ class RunLog(NullRunLog):
                 "--workdir is not given; name a directory for the run's"
                 " checkpoints, metrics and TensorBoard."
             )
-        self._require_writable()
-        self._require_same_recipe()
-        self._writers = {}
-        self._metrics = None
+        self._lock = self._take_directory()
+        try:
+            self._require_same_recipe()
+        except ValueError:
+            self._lock.release()
+            raise
+        self._metrics: MetricsLog | None = None
+        # A terminal may be gone, or a full disk behind the output.
+        self._lines = Attempts("lines of output")
 
     def begin(
         self, plan: Plan, environment: Mapping[str, Any], first_step: int
@@ -100,57 +116,41 @@ class RunLog(NullRunLog):
         self._write("plan.json", plan.as_json() + "\n")
         facts = {**describe_machine(), **environment}
         self._write("environment.json", json.dumps(facts, indent=2) + "\n")
-        self._forget_metrics_after(first_step)
-        self._metrics = open(self._path("metrics.jsonl"), "a", encoding="utf-8")
-        for kind in ("train", "validation"):
-            self._writers[kind] = tf.summary.create_file_writer(
-                self._path("tensorboard", kind)
-            )
+        self._metrics = MetricsLog(self._directory, first_step)
 
     def metrics(
         self, kind: str, step: int, values: Mapping[str, float]
     ) -> None:
-        record = {"kind": kind, "step": step, **values}
-        # JSON has no nan; a diverged loss must not make the file unreadable.
-        record = {
-            name: None
-            if isinstance(value, float) and not math.isfinite(value)
-            else value
-            for name, value in record.items()
-        }
-        self._metrics.write(json.dumps(record) + "\n")
-        self._metrics.flush()
-        with self._writers[kind].as_default(step):
-            for name in values.keys() - _NO_CURVES:
-                tf.summary.scalar(name, values[name])
+        self._metrics.add(kind, step, values)
 
     def line(self, text: str) -> None:
-        sys.stdout.write(text + "\n")
-        sys.stdout.flush()
+        with self._lines.one():
+            sys.stdout.write(text + "\n")
+            sys.stdout.flush()
 
     def finish(self, result: Mapping[str, Any]) -> None:
         self._write("result.json", json.dumps(dict(result), indent=2) + "\n")
 
     def close(self) -> None:
-        for writer in self._writers.values():
-            writer.close()
+        losses = [self._lines.losses]
         if self._metrics is not None:
-            self._metrics.close()
+            losses += self._metrics.close()
+        if any(losses):
+            logging.warning("Lost: %s.", "; ".join(filter(None, losses)))
+        self._lock.release()
 
     def _path(self, *names: str) -> str:
         return os.path.join(self._directory, *names)
 
     def _write(self, name: str, text: str) -> None:
-        temporary = self._path(f"{name}.tmp")
-        with open(temporary, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.replace(temporary, self._path(name))
+        atomic_files.write_text(self._path(name), text)
 
-    def _require_writable(self) -> None:
+    def _take_directory(self) -> RunLock:
         try:
             os.makedirs(self._directory, exist_ok=True)
             with tempfile.TemporaryFile(dir=self._directory):
                 pass
+            return RunLock(self._directory)
         except OSError as error:
             raise ValueError(
                 f"--workdir={self._directory} cannot be written"
@@ -163,24 +163,6 @@ class RunLog(NullRunLog):
             return
         saved = flags.read(path)
         require_same(saved.recipe(), self._config.recipe(), self._directory)
-
-    def _forget_metrics_after(self, step: int) -> None:
-        """Drops what a resumed run will measure again."""
-        path = self._path("metrics.jsonl")
-        if not os.path.exists(path):
-            return
-        kept = []
-        with open(path, encoding="utf-8") as file:
-            for line in file:
-                try:
-                    record = json.loads(line)
-                    # The epoch that ends here will be evaluated again.
-                    last = step - (record["kind"] == "validation")
-                    if record["step"] <= last:
-                        kept.append(line)
-                except (ValueError, KeyError):
-                    break  # The line that was being written at the end.
-        self._write("metrics.jsonl", "".join(kept))
 
 
 def describe_machine() -> dict[str, Any]:

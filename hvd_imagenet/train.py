@@ -16,6 +16,7 @@ from collections.abc import Iterator
 
 from hvd_imagenet import imagenet, program, splits
 from hvd_imagenet import plan as plan_lib
+from hvd_imagenet.atomic_files import NotWrittenError
 from hvd_imagenet.config import Config
 from hvd_imagenet.framing import CorruptRecordError
 from hvd_imagenet.world import launched_size
@@ -83,18 +84,16 @@ def train(config: Config) -> int:
             # Before work starts a ValueError is the user's; later it is ours.
             with _for_the_user(ValueError):
                 job = job_lib.prepare(config, processes, supervisor)
-                trainer, saved, first_step = job_lib.resume(job)
+                trainer, saver, first_step = job_lib.resume(job)
             with _for_the_user(
-                CorruptRecordError, NonFiniteError, ReplicaError
+                CorruptRecordError,
+                NonFiniteError,
+                NotWrittenError,
+                ReplicaError,
             ):
-                result = job_lib.run(job, trainer, saved, first_step)
-    except stopping.Stopped as stopped:
-        job.run_log.line(str(stopped))
+                job_lib.run(job, trainer, saver, first_step)
+    except stopping.Stopped:
         return program.STOPPED
-    job.run_log.line(
-        f"result: top-1 {result['top1']:.2%}, top-5 {result['top5']:.2%},"
-        f" loss {result['loss']:.4f} on {result['examples']} images"
-    )
     return 0
 
 

@@ -25,7 +25,7 @@ def _train(fault, patterns, workdir, *flags, processes=2):
     )
 
 
-@jobs.needs_own_name
+@pytest.mark.horovod
 def test_a_signal_to_any_rank_stops_all_with_a_checkpoint(patterns, tmp_path):
     stopped = _train("terminate:1:3", patterns, tmp_path)
     assert stopped.returncode != 0
@@ -44,7 +44,7 @@ def test_a_signal_to_any_rank_stops_all_with_a_checkpoint(patterns, tmp_path):
     assert steps == list(range(1, jobs.RECIPE_STEPS + 1))
 
 
-@jobs.needs_own_name
+@pytest.mark.horovod
 def test_a_nan_on_one_rank_stops_all_at_that_step(patterns, tmp_path):
     ended = _train("nan:1:4", patterns, tmp_path)
     assert ended.returncode != 0
@@ -67,7 +67,7 @@ def _last_words(finished):
     ]
 
 
-@jobs.needs_own_name
+@pytest.mark.horovod
 def test_the_first_error_is_the_last_word(patterns, tmp_path):
     ended = _train("raise:1:4", patterns, tmp_path)
     assert ended.returncode != 0
@@ -78,7 +78,7 @@ def test_the_first_error_is_the_last_word(patterns, tmp_path):
     assert "[0]<stderr>:Traceback" not in ended.stderr
 
 
-@jobs.needs_own_name
+@pytest.mark.horovod
 @pytest.mark.parametrize("rank", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_a_killed_rank_is_named_and_ends_the_job(patterns, tmp_path, rank):
     begun = time.monotonic()
@@ -94,7 +94,7 @@ def test_a_killed_rank_is_named_and_ends_the_job(patterns, tmp_path, rank):
     assert time.monotonic() - begun < 120
 
 
-@jobs.needs_own_name
+@pytest.mark.horovod
 @pytest.mark.parametrize(
     ("fault", "rank"),
     [

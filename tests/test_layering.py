@@ -16,10 +16,12 @@ _FOLDER = pathlib.Path(hvd_imagenet.__file__).parent
 # module imports lower numbers only; halves are layers within a layer.
 _MODULES = {
     "__init__": (0, ""),
+    "atomic_files": (0, ""),
     "environment": (0, ""),
     "imagenet": (0, ""),
     "knobs": (0, ""),
     "resnet_layers": (0, ""),
+    "run_lock": (0, "absl.logging"),
     "schedule": (0, ""),
     "world": (0, ""),
     "config.data": (0.25, ""),
@@ -30,6 +32,7 @@ _MODULES = {
     "config.schedule": (0.25, ""),
     "config.whole": (0.4, ""),
     "config.__init__": (0.5, ""),
+    "checkpoint_files": (0.75, "numpy"),
     "mapped_arrays": (0.75, "numpy"),
     "phases": (0.75, ""),
     #
@@ -64,6 +67,7 @@ _MODULES = {
     "tf_errors": (1.5, "tensorflow"),
     #
     "open_data": (3, ""),
+    "first_rank": (2, ""),
     "distributed": (2, "horovod keras numpy tensorflow"),
     "ema": (2, "keras tensorflow"),
     "mixing": (2, "numpy tensorflow"),
@@ -86,20 +90,24 @@ _MODULES = {
     #
     "callbacks": (3, "keras"),
     "dataset": (3, "numpy tensorflow"),
-    "checkpoints": (3, "absl.logging keras numpy"),
-    "runlog": (3, "tensorflow"),
     "signals": (2, "keras numpy tensorflow"),
+    "checkpoints": (1, "absl.logging numpy"),
+    "metrics_log": (1, "absl.logging tensorflow"),
+    "restoring": (3, "keras numpy"),
+    "runlog": (3, "absl.logging tensorflow"),
     "trainer": (3, "keras numpy tensorflow"),
     "training_loop": (3.5, "keras"),
     "stopping": (4, "keras tensorflow"),
     #
     "monitors": (4, "keras numpy"),
     "replicas": (4, "keras numpy tensorflow"),
+    "saving": (4, "absl.logging keras numpy tensorflow"),
     "split_checks": (4, ""),
     "update_rule": (4, "keras"),
     "timed_exchange": (2, "tensorflow"),
     "wire_choice": (3, "tensorflow"),
     #
+    "resuming": (4.5, "keras"),
     "job": (5, "keras"),
     #
     "supervision.__init__": (0, ""),

@@ -20,6 +20,13 @@ class RunConfig(Checked):
         "Directory of the run: recipe, plan, metrics, checkpoints,"
         " TensorBoard. A run found there is resumed.",
     )
+    init_from: str | None = recipe(
+        None,
+        "Begin with the weights of another run: a checkpoint file, or a run"
+        " directory, of which the newest is taken. Averaged weights, if it has"
+        " them (--ema_decay). Of another number of classes, all but the last"
+        " layer. A run that is resumed has its own.",
+    )
     evaluation_every_epochs: int = site(
         1,
         "Evaluate after every so many epochs; the last is always evaluated.",
@@ -58,7 +65,7 @@ class RunConfig(Checked):
         minimum=1,
     )
     stall_timeout_seconds: float = site(
-        600.0,
+        900.0,
         "End the job, naming who is missing, where a process says nothing or"
         " no process makes progress for so long. A step, and what is done"
         " between steps, must be shorter. 0: wait for ever.",

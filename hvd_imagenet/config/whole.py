@@ -11,6 +11,7 @@ from hvd_imagenet.config.optimization import OptimizationConfig
 from hvd_imagenet.config.phases import PhaseConfig
 from hvd_imagenet.config.run import RunConfig
 from hvd_imagenet.config.schedule import ScheduleConfig
+from hvd_imagenet.knobs import value_text
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -108,17 +109,25 @@ def require_same(
     """Compares what a run was begun with and what is asked for now.
 
     Raises:
-        ValueError: lists every difference.
+        ValueError: lists every difference, one a line.
     """
     # Through JSON, as `saved` was: tuples become lists.
     saved, asked = (json.loads(json.dumps(dict(f))) for f in (saved, asked))
     differences = [
-        f"{name} was {saved.get(name)} and is {asked.get(name)} now"
+        f"\n  {name} was {_text(saved.get(name))} and is"
+        f" {_text(asked.get(name))} now"
         for name in sorted(saved.keys() | asked.keys())
         if saved.get(name) != asked.get(name)
     ]
     if differences:
         raise ValueError(
-            f"{where} is of another recipe: {'; '.join(differences)}. Choose"
-            " another --workdir, or ask for the same."
+            f"{where} is of another recipe:{''.join(differences)}\nChoose"
+            " another --workdir, or ask for the same. With another --workdir,"
+            " --init_from can begin with its weights."
         )
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return "not set"
+    return value_text(tuple(value) if isinstance(value, list) else value)
