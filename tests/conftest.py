@@ -26,6 +26,32 @@ def pytest_configure(config):
             signal.signal(number, handler)
 
 
+# The longest, by which two workers end at about the same time.
+_FIRST = (
+    "test_worlds",
+    "test_faults",
+    "test_recipes",
+    "test_train",
+    "test_elastic",
+    "test_benchmark",
+    "test_distributed",
+)
+
+
+def pytest_collection_modifyitems(items):
+    def place(item):
+        name = item.path.stem
+        return _FIRST.index(name) if name in _FIRST else len(_FIRST)
+
+    items.sort(key=place)
+    for item in items:
+        # What is made once for a file is to be made once; and the network
+        # between the hosts of tests/cluster is there once.
+        in_cluster = item.path.parent.name == "cluster"
+        group = "cluster" if in_cluster else item.path.stem
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
 @pytest.fixture(scope="session")
 def digits(tmp_path_factory):
     """scikit-learn's handwritten digits as TFRecords, as the quick start's."""
