@@ -6,6 +6,10 @@
 A recipe (flags/*.flags) fixes the optimization whatever the number of
 processes: fewer processes accumulate. --dry_run shows what a run would do. A
 work directory that holds a run is resumed where its last checkpoint ended.
+
+Exit status: 0 at the end of the run; 75 when SIGTERM or SIGINT has stopped it
+and it is saved, so that the same command goes on; 130 when a second SIGINT
+interrupted it; 1 after an error.
 """
 
 import contextlib
