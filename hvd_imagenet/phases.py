@@ -7,6 +7,7 @@ Nothing here keeps state, so a run can be resumed in any phase.
 
 import bisect
 import dataclasses
+import json
 from collections.abc import Sequence
 
 from hvd_imagenet.config import Config
@@ -78,11 +79,36 @@ class Phases:
         return phase.first_step - int(-missing // phase.global_batch_size)
 
 
-def make_phases(config: Config, world_size: int, train_images: int) -> Phases:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Begun:
+    """What a run has done already, in whatever worlds.
+
+    Attributes:
+        step: steps done.
+        phases: that they were done by.
+    """
+
+    step: int
+    phases: Phases
+
+
+def make_phases(
+    config: Config,
+    world_size: int,
+    train_images: int,
+    begun: Begun | None = None,
+) -> Phases:
     """The phases of a run on `world_size` processes.
 
+    Args:
+        config: what was asked.
+        world_size: number of processes.
+        train_images: images of an epoch.
+        begun: with `--elastic`, what was done in other worlds.
+
     Raises:
-        ValueError: a global batch cannot be cut into equal shares.
+        ValueError: a global batch cannot be cut into equal shares. With
+            `--elastic` the largest batch that can be is taken.
     """
     changes = config.phases
     epochs = (0.0, *(changes.phase_epochs or ()))
@@ -107,6 +133,8 @@ def make_phases(config: Config, world_size: int, train_images: int) -> Phases:
     ):
         world_batch = micro_batch * world_size
         global_batch = global_batch or world_batch
+        if config.run.elastic:
+            global_batch = _fitting(global_batch, world_batch)
         if global_batch % world_batch:
             where = f" from epoch {epoch:g} on" if epoch else ""
             remedy = _remedy(global_batch, micro_batch, world_size)
@@ -125,22 +153,70 @@ def make_phases(config: Config, world_size: int, train_images: int) -> Phases:
                 accumulation_steps=global_batch // world_batch,
             )
         )
-    return _chain(phases, train_images)
+    if begun is None or not begun.step:
+        return _chain(Phases((phases[0],), train_images), phases[1:])
+    return _continue(begun, phases)
 
 
-def _chain(phases: Sequence[Phase], train_images: int) -> Phases:
-    """Fills in where each phase begins.
+def asked_batch_sizes(config: Config) -> list[int | None]:
+    """Global batch of every phase; None where it follows the world."""
+    first = config.optimization.global_batch_size
+    later = len(config.phases.phase_epochs or ())
+    return [first, *(config.phases.phase_global_batch_sizes or [first] * later)]
+
+
+def read(plan_json: str) -> Phases:
+    """The phases of a `plan.json` by its text.
+
+    Raises:
+        ValueError: it is not the text of a plan.
+    """
+    try:
+        plan = json.loads(plan_json)
+        phases = tuple(Phase(**phase) for phase in plan["phases"])
+        return Phases(phases, plan["train_images"])
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"It is no plan of this version: {error}.") from error
+
+
+def _fitting(global_batch: int, world_batch: int) -> int:
+    """The largest batch of whole shares, of one at least."""
+    return world_batch * max(1, global_batch // world_batch)
+
+
+def _continue(begun: Begun, phases: Sequence[Phase]) -> Phases:
+    """What was done before, and `phases` from there on."""
+    step = begun.step
+    now = begun.phases.at(step)
+    done = [p for p in begun.phases.phases if p.first_step < step]
+    asked = next(p for p in phases if p.epoch == now.epoch)
+    if done[-1] is now and now.global_batch_size == asked.global_batch_size:
+        # Nothing changes but who does it.
+        done.pop()
+        first_step, position = now.first_step, now.first_position
+    else:
+        first_step, position = step, begun.phases.images_before(step)
+    asked = dataclasses.replace(
+        asked, first_step=first_step, first_position=position
+    )
+    return _chain(
+        Phases((*done, asked), begun.phases.train_images),
+        [p for p in phases if p.epoch > now.epoch],
+    )
+
+
+def _chain(chained: Phases, later: Sequence[Phase]) -> Phases:
+    """Fills in where each later phase begins.
 
     Args:
-        phases: by rising `epoch`, the first at 0.
-        train_images: images of an epoch.
+        chained: those whose beginnings are known.
+        later: by rising `epoch`.
 
     Returns:
         The phases that have steps: one shorter than a step is left out when
         the next begins with the same one.
     """
-    chained = Phases((phases[0],), train_images)
-    for phase in phases[1:]:
+    for phase in later:
         first_step = chained.steps(phase.epoch)
         begun = dataclasses.replace(
             phase,
@@ -148,7 +224,7 @@ def _chain(phases: Sequence[Phase], train_images: int) -> Phases:
             first_position=chained.images_before(first_step),
         )
         kept = [p for p in chained.phases if p.first_step < first_step]
-        chained = Phases((*kept, begun), train_images)
+        chained = Phases((*kept, begun), chained.train_images)
     return chained
 
 

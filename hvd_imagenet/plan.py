@@ -14,7 +14,7 @@ import json
 
 from hvd_imagenet import schedule as schedule_lib
 from hvd_imagenet.config import Config, ScheduleConfig
-from hvd_imagenet.phases import Phase, Phases, make_phases
+from hvd_imagenet.phases import Begun, Phase, Phases, make_phases
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -164,14 +164,23 @@ def make_plan(
     world_size: int,
     train_images: int,
     validation_images: int,
+    begun: Begun | None = None,
 ) -> Plan:
     """Plans the run of `config` on `world_size` processes.
 
+    Args:
+        config: what was asked.
+        world_size: number of processes.
+        train_images: images of the training split.
+        validation_images: images of the validation split.
+        begun: with `--elastic`, what was done in other worlds.
+
     Raises:
-        ValueError: the global batch cannot be cut into equal shares.
+        ValueError: the global batch cannot be cut into equal shares; not with
+            `--elastic`.
     """
     epochs = config.optimization.epochs
-    phases = make_phases(config, world_size, train_images)
+    phases = make_phases(config, world_size, train_images, begun)
     total_steps = phases.steps(epochs)
     schedule = _make_schedule(config.schedule, phases, total_steps)
     evaluation_batch = config.run.evaluation_batch_size_per_process or min(

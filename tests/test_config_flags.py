@@ -422,6 +422,8 @@ _OTHER = {
     "evaluation_batch_size_per_process": 50,
     "check_replicas_steps": 7,
     "checkpoint_steps": 500,
+    "elastic": True,
+    "commit_steps": 7,
     "keep_checkpoints": 1,
     "log_steps": 7,
     "stall_timeout_seconds": 0.5,

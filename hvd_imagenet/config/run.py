@@ -47,6 +47,26 @@ class RunConfig(Checked):
         unit="steps",
         minimum=0,
     )
+    elastic: bool = site(
+        False,
+        "Go on when processes fail, leave or join, as many as there are now;"
+        " for horovodrun with --min-np, --max-np and --host-discovery-script."
+        " Where they cannot share the global batch, the largest smaller one"
+        " that they can is taken, and the learning rate follows by the linear"
+        " scaling rule. horovodrun waits --elastic-timeout seconds (600) for"
+        " enough hosts, and uses a host again where a process failed with"
+        " --blacklist-cooldown-range 2 8 only; a host that no longer answers"
+        " is noticed after --gloo-timeout-seconds (30).",
+    )
+    commit_steps: int = site(
+        20,
+        "With --elastic, keep a copy of weights and optimizer in the memory of"
+        " every host's processes, and look for new hosts, every so many steps."
+        " A failure costs the steps since then; a copy costs the time to copy"
+        " that state out of the GPU once.",
+        unit="steps",
+        minimum=1,
+    )
     keep_checkpoints: int = site(
         3, "Newest checkpoints to keep.", unit="files", minimum=1
     )
