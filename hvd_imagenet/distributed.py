@@ -8,7 +8,12 @@ Keras 3 never calls), so everything here stands on its tensor operations.
 import contextlib
 import os
 import socket
-from collections.abc import Iterator, MutableMapping, Sequence
+from collections.abc import (
+    Callable,
+    Iterator,
+    MutableMapping,
+    Sequence,
+)
 from typing import Any
 
 import keras
@@ -17,7 +22,7 @@ import tensorflow as tf
 
 from hvd_imagenet import devices, parts, wire
 from hvd_imagenet.processes import Processes
-from hvd_imagenet.world import World, launched_size
+from hvd_imagenet.world import World, is_elastic, launched_size
 
 # Used where there is no GPU, unless the environment says otherwise. Horovod's
 # thread wakes up every 1 ms by default, which costs CPU ranks their cores:
@@ -95,9 +100,11 @@ class HorovodProcesses(Processes):
 
         wire.exchange_flat(variables, exchange, "average")
 
-    def broadcast(self, variables: Sequence[keras.Variable]) -> None:
+    def broadcast(
+        self, variables: Sequence[keras.Variable], root: int = 0
+    ) -> None:
         def exchange(value, name):
-            return self._hvd.broadcast(value, root_rank=0, name=name)
+            return self._hvd.broadcast(value, root_rank=root, name=name)
 
         wire.exchange_flat(variables, exchange, "broadcast")
 
@@ -106,8 +113,8 @@ class HorovodProcesses(Processes):
             tf.constant(values, tf.float64), op=self._hvd.Sum, name="sum"
         ).numpy()
 
-    def broadcast_object(self, value: Any) -> Any:
-        return self._hvd.broadcast_object(value, root_rank=0)
+    def broadcast_object(self, value: Any, root: int = 0) -> Any:
+        return self._hvd.broadcast_object(value, root_rank=root)
 
     def gather_object(self, value: Any) -> list[Any]:
         return self._hvd.allgather_object(value)
@@ -129,6 +136,7 @@ def start(
     *,
     compression: str = "none",
     timeline: bool = False,
+    again: bool = False,
     environ: MutableMapping[str, str] = os.environ,
 ) -> Processes:
     """Joins the other processes, if a launcher started any.
@@ -140,6 +148,8 @@ def start(
         compression: "none", "fp16" or "bf16", the format of gradients on the
             wire. One process without a launcher has none.
         timeline: whether `Processes.timeline` will be used.
+        again: whether to leave those who were joined before, and join those
+            who are there now; of an elastic launcher. Devices stay.
         environ: environment variables; Horovod's own win over our defaults.
 
     Raises:
@@ -152,25 +162,19 @@ def start(
     if launched is None:
         processes = Processes()
     else:
-        if not gpus:
+        if not gpus and not is_elastic(environ):
             for name, value in _CPU_ENVIRONMENT.items():
                 environ.setdefault(name, value)
         if timeline:
             environ.setdefault("HOROVOD_TIMELINE", "DYNAMIC")
         processes = HorovodProcesses(
-            _init_horovod(launched), compression, has_gpus=bool(gpus)
+            _init_horovod(None if is_elastic(environ) else launched),
+            compression,
+            has_gpus=bool(gpus),
         )
-    threads = devices.threads_per_process(processes.world)
-    tf.config.threading.set_intra_op_parallelism_threads(threads)
-    # A second one lets an operation start while another one waits for the
-    # network.
-    tf.config.threading.set_inter_op_parallelism_threads(max(2, threads))
+    if not again:
+        _choose_devices(gpus, processes.world)
     if gpus:
-        # All settings before the first exchange, which starts TensorFlow's
-        # devices; none can be changed after that.
-        gpu = devices.choose_gpu(len(gpus), processes.world)
-        tf.config.set_visible_devices(gpus[gpu], "GPU")
-        tf.config.experimental.set_memory_growth(gpus[gpu], True)
         here = (socket.gethostname(), environ.get("CUDA_VISIBLE_DEVICES", ""))
         visible = [
             numbers
@@ -179,6 +183,36 @@ def start(
         ]
         devices.require_gpu_each(len(gpus), processes.world, visible)
     return processes
+
+
+def _choose_devices(gpus: Sequence[Any], world: World) -> None:
+    """What cannot be changed after an exchange has started the devices."""
+    threads = devices.threads_per_process(world)
+    tf.config.threading.set_intra_op_parallelism_threads(threads)
+    # A second one lets an operation start while another one waits for the
+    # network.
+    tf.config.threading.set_inter_op_parallelism_threads(max(2, threads))
+    if gpus:
+        gpu = devices.choose_gpu(len(gpus), world)
+        tf.config.set_visible_devices(gpus[gpu], "GPU")
+        tf.config.experimental.set_memory_growth(gpus[gpu], True)
+
+
+def call_when_hosts_change(call: Callable[[], None]) -> None:
+    """Makes an elastic launcher's news known, from a thread of its own.
+
+    It tells rank 0 alone.
+    """
+    # Horovod's own `elastic.run` and its states do not work with Keras 3, and
+    # take some failures within a `tf.function` for success.
+    from horovod.common import elastic
+
+    class Listener:
+        def on_hosts_updated(self, timestamp, update):
+            call()
+
+    elastic.notification_manager.init()
+    elastic.notification_manager.register_listener(Listener())
 
 
 def is_exchange_failure(error: BaseException) -> bool:
@@ -204,7 +238,8 @@ def describe_build() -> dict[str, Any] | str:
     }
 
 
-def _init_horovod(launched: int) -> Any:
+def _init_horovod(launched: int | None) -> Any:
+    """Horovod among `launched` processes; None if they may be any number."""
     try:
         import horovod.tensorflow as hvd
     except ImportError as error:
@@ -213,8 +248,9 @@ def _init_horovod(launched: int) -> Any:
             f" ({error}); run tools/setup, or start one process without the"
             " launcher."
         ) from error
+    hvd.shutdown()
     hvd.init()
-    if hvd.size() != launched:
+    if launched is not None and hvd.size() != launched:
         # Every process would train alone, and write the same run.
         raise ValueError(
             f"A launcher started {launched} processes, but Horovod joined"

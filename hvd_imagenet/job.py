@@ -1,4 +1,4 @@
-"""One training job on this rank: from a configuration to its result."""
+"""One training job on this rank: from where it starts to its result."""
 
 import dataclasses
 import os
@@ -11,111 +11,26 @@ import keras
 from hvd_imagenet import (
     callbacks,
     dataset,
-    devices,
-    distributed,
     environment,
     first_rank,
     monitors,
     replicas,
-    resuming,
-    runlog,
     saving,
     stopping,
     training_loop,
     update_rule,
-    wire_choice,
 )
 from hvd_imagenet.atomic_files import NotWrittenError
 from hvd_imagenet.config import Config
-from hvd_imagenet.open_data import open_data
+from hvd_imagenet.job_start import Job, Start
 from hvd_imagenet.pipeline import Batches
 from hvd_imagenet.plan import Plan
-from hvd_imagenet.processes import Processes
-from hvd_imagenet.sources import Source
-from hvd_imagenet.supervision.supervisor import Progress, Supervisor
+from hvd_imagenet.supervision.supervisor import Progress
 from hvd_imagenet.trainer import Trainer
-from hvd_imagenet.wire_choice import WireChoice
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Job:
-    """What a job has to work with, all of it checked.
-
-    Attributes:
-        config: what was asked.
-        processes: the ranks, and this one's place among them.
-        wire_choice: why gradients travel as they do, if that was left open.
-        plan: what they will do.
-        train_source: training images.
-        validation_source: validation images.
-        run_log: the run directory on rank 0, nothing elsewhere.
-        threads: threads of the input pipeline.
-        supervisor: is told how far this rank is.
-    """
-
-    config: Config
-    processes: Processes
-    wire_choice: WireChoice | None
-    plan: Plan
-    train_source: Source
-    validation_source: Source
-    run_log: runlog.NullRunLog
-    threads: int
-    supervisor: Supervisor
-
-
-def join(config: Config) -> Processes:
-    """Joins the other ranks.
-
-    Raises:
-        ValueError: one sentence on what is wrong and the remedy.
-    """
-    return distributed.start(compression=config.optimization.compression)
-
-
-def prepare(
-    config: Config, processes: Processes, supervisor: Supervisor
-) -> Job:
-    """Checks everything that can be wrong.
-
-    Raises:
-        ValueError: one sentence on what is wrong and the remedy.
-    """
-    world = processes.world
-    data = open_data(config, processes)
-    plan = data.plan
-    processes.require_same(
-        {
-            **config.recipe(),
-            "train_images": plan.train_images,
-            "validation_images": plan.validation_images,
-            "label_offset": data.label_offset,
-        }
-    )
-    processes, choice = wire_choice.settle(config, processes)
-    return Job(
-        config=config,
-        processes=processes,
-        wire_choice=choice,
-        plan=plan,
-        train_source=data.train,
-        validation_source=data.validation,
-        run_log=first_rank.call(processes, lambda: runlog.RunLog(config))
-        or runlog.NullRunLog(),
-        threads=config.data.input_threads or devices.threads_per_process(world),
-        supervisor=supervisor,
-    )
-
-
-def resume(job: Job) -> tuple[Trainer, saving.NullSaver, int]:
-    """See `resuming.resume`."""
-    return resuming.resume(job.config, job.plan, job.processes, job.run_log)
-
-
-def run(
-    job: Job, trainer: Trainer, saver: saving.NullSaver, first_step: int
-) -> dict[str, Any]:
-    """Trains from `first_step` to the end, evaluates and writes the run.
+def run(start: Start) -> dict[str, Any]:
+    """Trains to the end, evaluates and writes the run.
 
     Returns:
         The content of `result.json`.
@@ -128,6 +43,7 @@ def run(
         NotWrittenError: training has ended, but the result or the last
             checkpoint could not be written; or it cannot begin.
     """
+    job, trainer, saver, first_step, last_callbacks = start
     config, plan, run_log = job.config, job.plan, job.run_log
     batches = dataset.training_batches(
         config,
@@ -174,9 +90,12 @@ def run(
                 trainer,
                 plan,
                 batches,
-                callbacks=_callbacks(
-                    job, trainer, batches, first_step, requests, log, saves
-                ),
+                callbacks=[
+                    *_callbacks(
+                        job, trainer, batches, first_step, requests, log, saves
+                    ),
+                    *last_callbacks,
+                ],
                 first_step=first_step,
                 evaluate=evaluate_epoch,
             )

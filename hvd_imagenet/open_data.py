@@ -4,6 +4,7 @@ import dataclasses
 
 from hvd_imagenet import label_offset, splits
 from hvd_imagenet.config import Config
+from hvd_imagenet.phases import Begun
 from hvd_imagenet.plan import Plan, make_plan
 from hvd_imagenet.processes import Processes
 from hvd_imagenet.sources import Source
@@ -27,8 +28,15 @@ class Data:
     plan: Plan
 
 
-def open_data(config: Config, processes: Processes) -> Data:
+def open_data(
+    config: Config, processes: Processes, begun: Begun | None = None
+) -> Data:
     """Opens both splits; one process of a host goes before the others.
+
+    Args:
+        config: what was asked.
+        processes: the ranks.
+        begun: with `--elastic`, what was done in other worlds.
 
     Raises:
         ValueError: one sentence on what is wrong and the remedy.
@@ -53,5 +61,6 @@ def open_data(config: Config, processes: Processes) -> Data:
             world_size=processes.world.size,
             train_images=len(train),
             validation_images=len(validation),
+            begun=begun,
         ),
     )

@@ -43,15 +43,17 @@ class Processes:
     def average(self, variables: Sequence[keras.Variable]) -> None:
         """Sets every variable to its mean over ranks."""
 
-    def broadcast(self, variables: Sequence[keras.Variable]) -> None:
-        """Sets every variable to its value on rank 0."""
+    def broadcast(
+        self, variables: Sequence[keras.Variable], root: int = 0
+    ) -> None:
+        """Sets every variable to its value on rank `root`."""
 
     def sum(self, values: np.ndarray) -> np.ndarray:
         """Sum over ranks of a float64 array."""
         return values
 
-    def broadcast_object(self, value: Any) -> Any:
-        """The value that rank 0 passed."""
+    def broadcast_object(self, value: Any, root: int = 0) -> Any:
+        """The value that rank `root` passed."""
         return value
 
     def gather_object(self, value: Any) -> list[Any]:

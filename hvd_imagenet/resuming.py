@@ -1,27 +1,69 @@
 """The model, its optimizer and the step where a run begins or goes on."""
 
+import dataclasses
 import os
+from typing import Any
 
 import keras
 
 from hvd_imagenet import (
     checkpoints,
     first_rank,
+    phases,
     resnet,
     restoring,
     saving,
     update_rule,
 )
 from hvd_imagenet.config import Config
+from hvd_imagenet.phases import Begun
 from hvd_imagenet.plan import Plan
 from hvd_imagenet.processes import Processes
 from hvd_imagenet.runlog import NullRunLog
 from hvd_imagenet.trainer import Trainer
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Saved:
+    """The checkpoints of a run, and what tells them from another's."""
+
+    store: checkpoints.Checkpoints
+    facts: dict[str, Any]
+
+    @classmethod
+    def of(cls, config: Config, plan: Plan) -> "Saved":
+        """Those of the work directory, which may have none yet."""
+        return cls(
+            store=checkpoints.Checkpoints(
+                os.path.join(config.run.workdir or "", "checkpoints"),
+                keep=config.run.keep_checkpoints,
+            ),
+            facts={
+                **config.recipe(),
+                # Those of an elastic run are what they can be in each world.
+                "global_batch_sizes": phases.asked_batch_sizes(config)
+                if config.run.elastic
+                else [phase.global_batch_size for phase in plan.phases.phases],
+                "train_images": plan.train_images,
+            },
+        )
+
+    def saver(self, trainer: Trainer, processes: Processes) -> saving.NullSaver:
+        """What saves a trainer's state, which rank 0 alone does."""
+        if processes.world.is_first:
+            return saving.Saver(self.store, trainer.state, self.facts)
+        return saving.NullSaver()
+
+
+def build_model(config: Config) -> keras.Model:
+    """A new model, the same on all ranks."""
+    keras.utils.set_random_seed(config.run.seed)
+    return resnet.build_model(config.model)
+
+
 def resume(
     config: Config, plan: Plan, processes: Processes, run_log: NullRunLog
-) -> tuple[Trainer, saving.NullSaver, int]:
+) -> tuple[Trainer, saving.NullSaver, Begun]:
     """Builds the model as it was when it was last saved, or new.
 
     A collective operation; rank 0 alone reads.
@@ -33,28 +75,17 @@ def resume(
         run_log: told where initial weights come from.
 
     Returns:
-        (trainer, what saves it, steps that are done already).
+        (trainer, what saves it, what is done already).
 
     Raises:
         ValueError: the checkpoints are of another run, or damaged, or there
             are none to begin with.
     """
-    keras.utils.set_random_seed(config.run.seed)
-    model = resnet.build_model(config.model)
-    store = checkpoints.Checkpoints(
-        os.path.join(config.run.workdir or "", "checkpoints"),
-        keep=config.run.keep_checkpoints,
-    )
-    facts = {
-        **config.recipe(),
-        "global_batch_sizes": [
-            phase.global_batch_size for phase in plan.phases.phases
-        ],
-        "train_images": plan.train_images,
-    }
+    model = build_model(config)
+    saved = Saved.of(config, plan)
 
     def begin() -> str | None:
-        if store.newest_path is not None:
+        if saved.store.newest_path is not None:
             return None
         return restoring.take_weights(config.run.init_from, model, config.model)
 
@@ -64,11 +95,31 @@ def resume(
         if taken is not None:
             run_log.line(taken)
     trainer = update_rule.make_trainer(config, model, processes)
-    first_step = first_rank.call(
-        processes, lambda: restoring.restore(store, trainer.state, facts)
-    )
-    saver = saving.NullSaver()
-    if processes.world.is_first:
-        saver = saving.Saver(store, trainer.state, facts)
+
+    def restore() -> Begun:
+        step = restoring.restore(saved.store, trainer.state, saved.facts)
+        if not step:
+            return Begun(step=0, phases=plan.phases)
+        begun = Begun(step=step, phases=run_log.saved_phases())
+        _require_place(config, plan, begun)
+        return begun
+
+    begun = first_rank.call(processes, restore)
     # The state itself follows when training begins.
-    return trainer, saver, processes.broadcast_object(first_step)
+    return (
+        trainer,
+        saved.saver(trainer, processes),
+        processes.broadcast_object(begun),
+    )
+
+
+def _require_place(config: Config, plan: Plan, begun: Begun) -> None:
+    """Refuses to lose or repeat images, where batches were others."""
+    done = begun.phases.images_before(begun.step)
+    planned = plan.images_before(begun.step)
+    if done != planned and not config.run.elastic:
+        raise ValueError(
+            f"--workdir={config.run.workdir} has seen {done} images in"
+            f" {begun.step} steps, and {planned} are planned: with --elastic"
+            " its batches were others; add that, or choose another --workdir."
+        )

@@ -26,9 +26,10 @@ from typing import Any
 import tensorflow as tf
 from absl import logging
 
-from hvd_imagenet import atomic_files, flags
+from hvd_imagenet import atomic_files, flags, phases
 from hvd_imagenet.config import Config, require_same
 from hvd_imagenet.metrics_log import Attempts, MetricsLog
+from hvd_imagenet.phases import Phases
 from hvd_imagenet.plan import Plan
 from hvd_imagenet.run_lock import RunLock
 
@@ -107,6 +108,22 @@ class RunLog(NullRunLog):
         self._metrics: MetricsLog | None = None
         # A terminal may be gone, or a full disk behind the output.
         self._lines = Attempts("lines of output")
+
+    def saved_phases(self) -> Phases:
+        """The phases by which the run was last trained.
+
+        Raises:
+            ValueError: they cannot be read.
+        """
+        path = self._path("plan.json")
+        try:
+            with open(path, encoding="utf-8") as file:
+                return phases.read(file.read())
+        except (OSError, ValueError) as error:
+            raise ValueError(
+                f"{path} cannot be read ({error}), which says what the"
+                " checkpoints beside it have seen; choose another --workdir."
+            ) from error
 
     def begin(
         self, plan: Plan, environment: Mapping[str, Any], first_step: int

@@ -13,6 +13,7 @@ interrupted it; 1 after an error.
 """
 
 import contextlib
+import functools
 import os
 import sys
 import traceback
@@ -70,32 +71,49 @@ def train(config: Config) -> int:
     """
     # TensorFlow takes seconds to start: not for --help and --dry_run.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    from hvd_imagenet import job as job_lib
-    from hvd_imagenet import stopping
+    from hvd_imagenet import elastic, job, job_start, stopping
     from hvd_imagenet.replicas import ReplicaError
     from hvd_imagenet.signals import NonFiniteError
     from hvd_imagenet.supervision.supervisor import supervised
 
-    try:
+    def train_once(join, begin, watch_ranks=contextlib.nullcontext):
         with _for_the_user(ValueError):
-            processes = job_lib.join(config)
+            processes = join()
         with supervised(
             processes,
             config.run.stall_timeout_seconds,
             describe=_describe,
-            passing=(stopping.Stopped,),
+            passing=(stopping.Stopped, *elastic.ENDS_OF_ROUNDS),
+            ends_all=not config.run.elastic,
         ) as supervisor:
             # Before work starts a ValueError is the user's; later it is ours.
-            with _for_the_user(ValueError):
-                job = job_lib.prepare(config, processes, supervisor)
-                trainer, saver, first_step = job_lib.resume(job)
-            with _for_the_user(
-                CorruptRecordError,
-                NonFiniteError,
-                NotWrittenError,
-                ReplicaError,
+            with watch_ranks(), _for_the_user(ValueError):
+                start = begin(processes, supervisor)
+            with (
+                watch_ranks(),
+                _for_the_user(
+                    CorruptRecordError,
+                    NonFiniteError,
+                    NotWrittenError,
+                    ReplicaError,
+                ),
             ):
-                job_lib.run(job, trainer, saver, first_step)
+                job.run(start)
+
+    try:
+        if config.run.elastic:
+            with _for_the_user(ValueError):
+                elastic_job = elastic.ElasticJob(config)
+            elastic_job.repeat(
+                lambda: train_once(
+                    elastic_job.join, elastic_job.begin, elastic.lost_ranks
+                )
+            )
+        else:
+            train_once(
+                functools.partial(job_start.join, config),
+                functools.partial(job_start.begin, config),
+            )
     except stopping.Stopped:
         return program.STOPPED
     return 0

@@ -80,7 +80,7 @@ class Trainer:
         # Traced anew for every size of images and micro-batches, of which a
         # run has few: static shapes are what kernels are chosen by.
         self._accumulate = tf.function(self._accumulate)
-        self._apply = tf.function(self._apply)
+        self._apply = tf.function(self._average_and_apply)
         self._test = tf.function(self._test)
 
     @property
@@ -91,6 +91,18 @@ class Trainer:
             *self.optimizer.variables,
             *self.average.variables,
         ]
+
+    def join(self, processes: Processes) -> None:
+        """Goes on among other ranks, as if nothing had been counted.
+
+        Layers and variables stay: new ones would have other names here than in
+        processes that have just begun.
+        """
+        self._processes = processes
+        # Traced for the number of ranks; what else is has no exchange in it.
+        self._apply = tf.function(self._average_and_apply)
+        self._train_totals.take()
+        self._test_totals.take()
 
     def train_step(
         self, batches: Iterable[Batch], accumulation_steps: int = 1
@@ -196,7 +208,7 @@ class Trainer:
             # Chosen, not multiplied by 0: the last step's may be inf or nan.
             total.assign(tf.where(is_first > 0.0, gradient, total + gradient))
 
-    def _apply(self, batch, count, asks_to_stop):
+    def _average_and_apply(self, batch, count, asks_to_stop):
         is_first = 1.0 if count == 1 else 0.0
         gradients, loss = self._gradients(batch, is_first, count)
         if count > 1:

@@ -57,6 +57,11 @@ def launched_local_size(environ: Mapping[str, str]) -> int | None:
     return _launched(environ, "LOCAL_SIZE")
 
 
+def is_elastic(environ: Mapping[str, str]) -> bool:
+    """Whether the launcher goes on when processes leave or join."""
+    return environ.get("HOROVOD_ELASTIC") == "1"
+
+
 def _launched(environ: Mapping[str, str], name: str) -> int | None:
     for prefix in _LAUNCHER_PREFIXES:
         if prefix + name in environ:

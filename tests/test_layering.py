@@ -69,6 +69,9 @@ _MODULES = {
     "open_data": (3, ""),
     "first_rank": (2, ""),
     "distributed": (2, "horovod keras numpy tensorflow"),
+    "membership": (2.25, ""),
+    "commits": (4, "keras numpy"),
+    "elastic": (5.5, "absl.logging keras"),
     "ema": (2, "keras tensorflow"),
     "mixing": (2, "numpy tensorflow"),
     "optimizers": (2, "keras tensorflow"),
@@ -108,7 +111,8 @@ _MODULES = {
     "wire_choice": (3, "tensorflow"),
     #
     "resuming": (4.5, "keras"),
-    "job": (5, "keras"),
+    "job": (5.25, "keras"),
+    "job_start": (5, "keras"),
     #
     "supervision.__init__": (0, ""),
     "supervision.verdict": (0, ""),

@@ -32,17 +32,25 @@ class Supervisor:
     """One rank of a job that ends as a whole.
 
     A rank that is lost, fails or stands still is named, by one rank and as the
-    last thing, and all end with status 1.
+    last thing, and all end with status 1. In an elastic job it ends alone.
     """
 
-    def __init__(self, processes: Processes, timeout_seconds: float):
+    def __init__(
+        self,
+        processes: Processes,
+        timeout_seconds: float,
+        *,
+        ends_all: bool = True,
+    ):
         """Connects all ranks to rank 0. A collective operation.
 
         Args:
             processes: the ranks.
             timeout_seconds: how long a rank may be silent or without progress;
                 0 for as long as it likes.
+            ends_all: whether the ranks that are not to blame end too.
         """
+        self._ends_all = ends_all
         self._world = processes.world
         self._timeout = timeout_seconds or math.inf
         self._step = 0
@@ -162,6 +170,8 @@ class Supervisor:
             self._verdict = verdict
             self._answered.set()
             return
+        if not self._ends_all and self._world.rank not in verdict.ranks:
+            return
         self._speak_if_asked(verdict)
         exit_now()
 
@@ -177,6 +187,7 @@ def supervised(
     *,
     describe: Callable[[BaseException], str],
     passing: tuple[type[BaseException], ...] = (),
+    ends_all: bool = True,
 ) -> Iterator[Supervisor]:
     """Supervises what is done in the `with` block, on all ranks.
 
@@ -188,8 +199,9 @@ def supervised(
         timeout_seconds: see `Supervisor`.
         describe: makes the text to write of an error.
         passing: what ends the block in order, on all ranks together.
+        ends_all: see `Supervisor`.
     """
-    supervisor = Supervisor(processes, timeout_seconds)
+    supervisor = Supervisor(processes, timeout_seconds, ends_all=ends_all)
     try:
         yield supervisor
     except passing:
