@@ -389,6 +389,10 @@ def test_a_dry_run_of_the_paper_fits_its_256_processes():
             "--dry_run needs no hosts",
         ),
         (
+            ["--hosts=a:2", "--", "--elastic", *_SYNTHETIC],
+            "start horovodrun with --min-np and --host-discovery-script",
+        ),
+        (
             ["--hosts=a:1", "--hostfile=b", "--", *_SYNTHETIC],
             "both name the hosts",
         ),

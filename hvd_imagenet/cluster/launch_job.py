@@ -37,6 +37,12 @@ def check_training(config: Config, cluster: Cluster) -> Plan:
             "--dry_run needs no hosts; run python -m hvd_imagenet.train with"
             f" it and --world_size={cluster.world_size}."
         )
+    if config.run.elastic:
+        raise ValueError(
+            "--elastic needs hosts that may change, and a launch has those that"
+            " it begins with; start horovodrun with --min-np and"
+            " --host-discovery-script itself."
+        )
     if config.run.workdir is None:
         raise ValueError(
             "--workdir is not given behind --; name a directory for the run."
