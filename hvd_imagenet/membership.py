@@ -1,6 +1,7 @@
 """The place of this process in a world that changes."""
 
 import contextlib
+import faulthandler
 import os
 import threading
 from collections.abc import Iterator, MutableMapping
@@ -59,6 +60,9 @@ class Membership:
     def join(self) -> Processes:
         """Joins those who are there now. A collective operation.
 
+        Horovod aborts the process where its host is none of the job's any
+        more, and says so; and where another one fails meanwhile.
+
         Raises:
             LostRanksError: one of them ended meanwhile; join again.
             ValueError: see `distributed.start`.
@@ -68,7 +72,7 @@ class Membership:
         if not self._has_joined:
             # Early, as hosts that come before are not told of.
             distributed.call_when_hosts_change(self._hosts_changed.set)
-        with lost_ranks():
+        with lost_ranks(), _brief_abort():
             processes = distributed.start(
                 compression=self._compression,
                 again=self._has_joined,
@@ -87,3 +91,15 @@ def lost_ranks() -> Iterator[None]:
         if not distributed.is_exchange_failure(error):
             raise
         raise LostRanksError("a process has ended or left") from error
+
+
+@contextlib.contextmanager
+def _brief_abort() -> Iterator[None]:
+    """Without Python's stacks, which say nothing of an abort in here."""
+    was_enabled = faulthandler.is_enabled()
+    faulthandler.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            faulthandler.enable()
