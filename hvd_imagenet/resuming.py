@@ -16,7 +16,7 @@ from hvd_imagenet import (
     update_rule,
 )
 from hvd_imagenet.config import Config
-from hvd_imagenet.phases import Begun
+from hvd_imagenet.phases import Begun, Phases
 from hvd_imagenet.plan import Plan
 from hvd_imagenet.processes import Processes
 from hvd_imagenet.runlog import NullRunLog
@@ -100,9 +100,7 @@ def resume(
         step = restoring.restore(saved.store, trainer.state, saved.facts)
         if not step:
             return Begun(step=0, phases=plan.phases)
-        begun = Begun(step=step, phases=run_log.saved_phases())
-        _require_place(config, plan, begun)
-        return begun
+        return _begun(config, plan, step, run_log.saved_phases())
 
     begun = first_rank.call(processes, restore)
     # The state itself follows when training begins.
@@ -113,13 +111,29 @@ def resume(
     )
 
 
-def _require_place(config: Config, plan: Plan, begun: Begun) -> None:
-    """Refuses to lose or repeat images, where batches were others."""
-    done = begun.phases.images_before(begun.step)
-    planned = plan.images_before(begun.step)
-    if done != planned and not config.run.elastic:
+def _begun(
+    config: Config, plan: Plan, step: int, saved: Phases | None
+) -> Begun:
+    """What the steps of a checkpoint were.
+
+    Raises:
+        ValueError: that is not known, or they took other images than a run
+            without `--elastic` would take them for.
+    """
+    elastic, workdir = config.run.elastic, config.run.workdir
+    if saved is None:
+        if elastic:
+            raise ValueError(
+                f"--workdir={workdir} has checkpoints and no plan.json, which"
+                " says what they have seen; bring it back, or choose another"
+                " --workdir."
+            )
+        saved = plan.phases
+    done, planned = saved.images_before(step), plan.images_before(step)
+    if done != planned and not elastic:
         raise ValueError(
-            f"--workdir={config.run.workdir} has seen {done} images in"
-            f" {begun.step} steps, and {planned} are planned: with --elastic"
-            " its batches were others; add that, or choose another --workdir."
+            f"--workdir={workdir} has seen {done} images in {step} steps, and"
+            f" {planned} are planned: with --elastic its batches were others;"
+            " add that, or choose another --workdir."
         )
+    return Begun(step=step, phases=saved)

@@ -46,6 +46,14 @@ _PACKAGES = (
 class NullRunLog:
     """Writes nothing."""
 
+    def saved_phases(self) -> Phases | None:
+        """The phases by which the run was last trained; None if it was not.
+
+        Raises:
+            ValueError: they cannot be read.
+        """
+        return None
+
     def begin(
         self, plan: Plan, environment: Mapping[str, Any], first_step: int
     ) -> None:
@@ -109,16 +117,13 @@ class RunLog(NullRunLog):
         # A terminal may be gone, or a full disk behind the output.
         self._lines = Attempts("lines of output")
 
-    def saved_phases(self) -> Phases:
-        """The phases by which the run was last trained.
-
-        Raises:
-            ValueError: they cannot be read.
-        """
+    def saved_phases(self) -> Phases | None:
         path = self._path("plan.json")
         try:
             with open(path, encoding="utf-8") as file:
                 return phases.read(file.read())
+        except FileNotFoundError:
+            return None
         except (OSError, ValueError) as error:
             raise ValueError(
                 f"{path} cannot be read ({error}), which says what the"

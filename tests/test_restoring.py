@@ -52,8 +52,10 @@ def _resume(config):
         config, world_size=1, train_images=512, validation_images=1
     )
     log = _Lines()
-    resumed = resuming.resume(config, plan, distributed.Processes(), log)
-    return *resumed, log.lines
+    trainer, saver, begun = resuming.resume(
+        config, plan, distributed.Processes(), log
+    )
+    return trainer, saver, begun.step, log.lines
 
 
 def _values(variables):
