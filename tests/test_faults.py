@@ -89,8 +89,8 @@ def test_a_killed_rank_is_named_and_ends_the_job(patterns, tmp_path, rank):
         rf"error: rank {rank} \(.+, process \d+\) has ended without a word",
         last,
     )
-    # Said every second, so it may be the step before.
-    assert re.search(r"step [45]\. The same command resumes", last)
+    # Said every second, so it may be one of the steps before.
+    assert re.search(r"step [1-5]\. The same command resumes", last)
     assert time.monotonic() - begun < 120
 
 
