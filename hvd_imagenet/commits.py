@@ -101,17 +101,12 @@ class TakeCommits(keras.callbacks.Callback):
         self._commit = commit
         self._membership = membership
         self._every_steps = every_steps
-        self._epoch = 0
         self._done = 0
-
-    def on_epoch_begin(self, epoch, logs=None):
-        self._epoch = epoch
 
     def on_train_batch_end(self, batch, logs=None):
         self._done = batch + 1
-        is_due = self._done % self._every_steps == 0
         # Before the evaluation, which may be interrupted.
-        if is_due or self._done == self._plan.epoch_end_step(self._epoch):
+        if self._plan.is_due(self._done, self._every_steps):
             self._renew()
             # At the end it is too late.
             if self._is_outdated() and self._done < self._plan.total_steps:

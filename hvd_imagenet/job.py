@@ -160,6 +160,7 @@ def _callbacks(
             trainer,
             job.processes,
             requests,
+            plan,
             settle_every_steps=config.run.checkpoint_steps,
         ),
         replicas.CheckReplicas(

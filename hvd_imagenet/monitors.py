@@ -60,7 +60,6 @@ class LogMetrics(keras.callbacks.Callback):
         self._batches = batches
         self._run_log = run_log
         self._log_steps = log_steps
-        self._epoch = 0
         self._epoch_totals = Totals(loss=0, top1=0, top5=0, examples=0)
         self._since = None
         self._images = 0
@@ -74,7 +73,6 @@ class LogMetrics(keras.callbacks.Callback):
         return self._all_images / self._all_seconds
 
     def on_epoch_begin(self, epoch, logs=None):
-        self._epoch = epoch
         self._epoch_totals = Totals(loss=0, top1=0, top5=0, examples=0)
         if self._since is not None:
             self._restart_clock()
@@ -88,11 +86,8 @@ class LogMetrics(keras.callbacks.Callback):
             self._restart_clock()
         else:
             self._images += phase.global_batch_size
-        if done % self._log_steps and done != self._plan.epoch_end_step(
-            self._epoch
-        ):
-            return
-        self._log(done)
+        if self._plan.is_due(done, self._log_steps):
+            self._log(done)
 
     def on_epoch_end(self, epoch, logs=None):
         step = self._plan.epoch_end_step(epoch)

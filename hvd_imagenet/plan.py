@@ -71,6 +71,18 @@ class Plan:
         """The epoch (from 0) that is not yet complete before `step`."""
         return self.images_before(step) // self.train_images
 
+    def is_due(self, steps: int, every_steps: int) -> bool:
+        """Whether what is done every so often is to be done after a step.
+
+        Args:
+            steps: steps done, at least 1.
+            every_steps: from one time to the next. 0: only at epoch ends, which
+                are always one.
+        """
+        if every_steps and steps % every_steps == 0:
+            return True
+        return self.epoch_of_step(steps) > self.epoch_of_step(steps - 1)
+
     def micro_batch(self, step: int, index: int, rank: int) -> range:
         """Positions in the stream of images of one micro-batch.
 

@@ -98,10 +98,8 @@ class CheckReplicas(keras.callbacks.Callback):
         super().__init__()
         self._processes = processes
         self._plan = plan
-        self._epoch = 0
         self._say = say
-        periods = (asked.check_replicas_steps, asked.checkpoint_steps)
-        self._periods = [period for period in periods if period]
+        self._periods = (asked.check_replicas_steps, asked.checkpoint_steps)
         self._is_on = bool(asked.check_replicas_steps) and (
             processes.world.size > 1
         )
@@ -134,12 +132,8 @@ class CheckReplicas(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch, logs=None):
         done = batch + 1
-        is_due = any(done % period == 0 for period in self._periods)
-        if is_due or done == self._plan.epoch_end_step(self._epoch):
+        if any(self._plan.is_due(done, period) for period in self._periods):
             self.check(f"after step {done}")
-
-    def on_epoch_begin(self, epoch, logs=None):
-        self._epoch = epoch
 
     def on_train_end(self, logs=None):
         if self.model.stop_training:  # Then a checkpoint follows, too.

@@ -176,16 +176,11 @@ class SaveCheckpoints(keras.callbacks.Callback):
         self._plan = plan
         self._every_steps = every_steps
         self._saved: int | None = None
-        self._epoch = 0
-
-    def on_epoch_begin(self, epoch, logs=None):
-        self._epoch = epoch
 
     def on_train_batch_end(self, batch, logs=None):
         done = batch + 1
-        is_due = self._every_steps and done % self._every_steps == 0
         # Before the evaluation, which may take long and be interrupted.
-        if is_due or done == self._plan.epoch_end_step(self._epoch):
+        if self._plan.is_due(done, self._every_steps):
             self.save(done)
 
     def on_train_end(self, logs=None):

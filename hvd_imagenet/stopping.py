@@ -8,6 +8,7 @@ import keras
 import tensorflow as tf
 
 from hvd_imagenet import signals
+from hvd_imagenet.plan import Plan
 from hvd_imagenet.processes import Processes
 from hvd_imagenet.trainer import Trainer
 
@@ -64,6 +65,7 @@ class StopTogether(keras.callbacks.Callback):
         trainer: Trainer,
         processes: Processes,
         requests: StopRequests,
+        plan: Plan,
         *,
         delay_steps: int | None = None,
         settle_every_steps: int = 0,
@@ -74,15 +76,17 @@ class StopTogether(keras.callbacks.Callback):
             trainer: exchanges the signals.
             processes: the ranks.
             requests: what this rank was asked.
+            plan: its epochs end with a checkpoint.
             delay_steps: steps that the device may be behind; to look at the
                 latest step would wait for it. Default: 1 with a GPU, else 0.
-            settle_every_steps: wait all the same every so many steps, as the
-                model is saved then. 0: only at the end of epochs.
+            settle_every_steps: wait all the same every so many steps and at
+                the end of epochs, as the model is saved then.
         """
         super().__init__()
         self._trainer = trainer
         self._processes = processes
         self._requests = requests
+        self._plan = plan
         if delay_steps is None:
             delay_steps = min(1, len(tf.config.get_visible_devices("GPU")))
         self._delay_steps = delay_steps
@@ -97,12 +101,8 @@ class StopTogether(keras.callbacks.Callback):
     def on_train_batch_end(self, batch, logs=None):
         done = batch + 1
         self._unseen.append((done, self._trainer.signals))
-        every = self._settle_every_steps
-        is_saved = every and done % every == 0
+        is_saved = self._plan.is_due(done, self._settle_every_steps)
         self._look(0 if is_saved else self._delay_steps)
-
-    def on_epoch_end(self, epoch, logs=None):
-        self._look(0)
 
     def on_train_end(self, logs=None):
         self._look(0)

@@ -374,6 +374,12 @@ def test_epochs_and_steps_agree(train_images):
         assert epoch * train_images <= seen < (epoch + 1) * train_images
         assert plan.epoch_end_step(epoch) > step
         assert epoch == 0 or plan.epoch_end_step(epoch - 1) <= step
+    ends = [plan.epoch_end_step(epoch) for epoch in range(plan.epochs)]
+    steps = range(1, plan.total_steps + 1)
+    assert [step for step in steps if plan.is_due(step, 0)] == sorted(set(ends))
+    assert [step for step in steps if plan.is_due(step, 7)] == sorted(
+        {*ends, *range(7, plan.total_steps + 1, 7)}
+    )
 
 
 # --- Errors. ---

@@ -165,7 +165,5 @@ def test_every_checkpoint_is_written_once():
     callback = saving.SaveCheckpoints(seen, seen, plan, every_steps=4)
     for step in range(plan.epoch_end_step(1)):
         callback.on_train_batch_end(step)
-        if step + 1 in (plan.epoch_end_step(0), plan.epoch_end_step(1)):
-            callback.on_epoch_end(step // plan.epoch_end_step(0))
     expected = [4, 8, 10, 12, 16, 20]
     assert seen.calls == [x for step in expected for x in ("sync", step)]
