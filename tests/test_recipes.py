@@ -156,7 +156,12 @@ def test_polynomial_recipes_have_a_quarter_of_the_rate_half_way(recipe, middle):
 @pytest.mark.horovod
 @pytest.mark.parametrize(
     "names",
-    ["goyal2017", "quickstart|you", "akiba|mlp|jia", "fastai|ffcv|rsb"],
+    [
+        "goyal2017",
+        "quickstart|you",
+        pytest.param("akiba|mlp|jia", marks=pytest.mark.slow),
+        pytest.param("fastai|ffcv|rsb", marks=pytest.mark.slow),
+    ],
 )
 def test_it_trains_on_two_ranks_as_on_one(names):
     paths = [

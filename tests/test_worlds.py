@@ -92,6 +92,7 @@ def test_weights_and_statistics_do_not_depend_on_the_ranks(runs, ranks):
     assert difference < 1e-3, name
 
 
+@pytest.mark.slow
 def test_regularisation_does_not_depend_on_the_ranks(regularised):
     one, two = (jobs.metrics(regularised[k]) for k in (1, 2))
     np.testing.assert_allclose(
