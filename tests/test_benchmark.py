@@ -144,10 +144,11 @@ def test_a_step_of_ranks_is_measured_with_and_without_exchange(tmp_path):
     assert result["global_batch_size"] == 8
     assert result["compression"] == "none"
     assert result["compute_seconds_per_step"] > 0
-    # Every gradient of ResNet-18 in one step of warm-up and four measured
-    # ones, none in as many that are compared with them, and three for the file.
-    assert sorted(_exchanges(before).values()) == [1 + 4] * 62
-    assert sorted(_exchanges(after).values()) == [3] * 62
+    # Every gradient of ResNet-18 and the signals of the ranks, in one step of
+    # warm-up and four measured ones, none in as many that are compared with
+    # them, and three for the file.
+    assert sorted(_exchanges(before).values()) == [1 + 4] * 63
+    assert sorted(_exchanges(after).values()) == [3] * 63
 
 
 # --- Exchange. ---

@@ -236,6 +236,7 @@ def test_run_flags_repeat_the_run(runs, patterns, tmp_path):
     assert difference < 1e-2, name
 
 
+@pytest.mark.slow
 def test_rank_0s_statistics_are_those_of_rank_0(patterns, tmp_path, runs):
     workdir = _train(2, patterns, tmp_path, "--bn_statistics=rank0")
     ours, averaged = (
