@@ -72,12 +72,9 @@ class Plan:
         return self.images_before(step) // self.train_images
 
     def is_due(self, steps: int, every_steps: int) -> bool:
-        """Whether what is done every so often is to be done after a step.
+        """Whether what is done every so often is due after `steps` steps.
 
-        Args:
-            steps: steps done, at least 1.
-            every_steps: from one time to the next. 0: only at epoch ends, which
-                are always one.
+        It is at the end of epochs, and every `every_steps` steps but for 0.
         """
         if every_steps and steps % every_steps == 0:
             return True
