@@ -1,6 +1,8 @@
 """Who is blamed, and that ranks hear of it. Whole jobs: test_faults.py."""
 
+import contextlib
 import queue
+import resource
 import socket
 import threading
 import time
@@ -253,6 +255,24 @@ def test_the_first_address_that_answers_is_taken():
     lines.send(bye=True)
     assert connect([closed], job.hello(2)) is None
     job.close()
+
+
+def test_data_may_have_opened_a_thousand_files(tmp_path):
+    path = tmp_path / "file"
+    path.write_text("")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard < 2048:
+        pytest.skip("this host allows fewer open files")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 2048), hard))
+    with contextlib.ExitStack() as stack:
+        stack.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
+        for _ in range(1100):
+            stack.enter_context(path.open())
+        job = _Job(1)
+        assert job.lines[1].connection.fileno() > 1024
+        job.center.say(failure="it broke")
+        assert job.ends[1].get(timeout=_SOON).text == "it broke"
+        job.close()
 
 
 def test_horovods_interface_is_listened_on():

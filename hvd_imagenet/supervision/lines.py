@@ -1,6 +1,7 @@
 """JSON objects over a connection, one per line."""
 
 import json
+import select
 import socket
 from typing import Any
 
@@ -29,6 +30,14 @@ class Lines:
         except OSError:
             return False
         return True
+
+    def wait(self, seconds: float) -> bool:
+        """Waits until something has come; returns whether it has."""
+        # Not `select`, which takes the first 1,024 descriptors only: a job has
+        # one open for every file of its data.
+        poll = select.poll()
+        poll.register(self.connection, select.POLLIN)
+        return bool(poll.poll(1000 * seconds))
 
     def receive(self) -> list[dict[str, Any]] | None:
         """What has come, without waiting; None if the other end is gone."""

@@ -1,6 +1,5 @@
 """The other ranks' side: says how far this one is, and does as it is told."""
 
-import select
 import socket
 import threading
 import time
@@ -32,8 +31,8 @@ def connect(
             continue
         lines = Lines(connection)
         lines.send(**hello)
-        ready, _, _ = select.select([connection], [], [], _CONNECT_SECONDS)
-        if ready and lines.receive() == [{"welcome": True}]:
+        is_answered = lines.wait(_CONNECT_SECONDS)
+        if is_answered and lines.receive() == [{"welcome": True}]:
             return lines
         lines.close()
     return None
@@ -85,14 +84,12 @@ class Member:
     def _work(self) -> None:
         heard = beaten = looked = time.monotonic()
         while not self._is_over:
-            ready, _, _ = select.select(
-                [self._lines.connection], [], [], BEAT_SECONDS / 2
-            )
+            has_come = self._lines.wait(BEAT_SECONDS / 2)
             now = time.monotonic()
             if now - looked > 2 * LEAVE_SECONDS:  # This rank was stopped.
                 heard = now
             looked = now
-            if ready:
+            if has_come:
                 heard = now
                 messages = self._lines.receive()
                 if messages is None:
