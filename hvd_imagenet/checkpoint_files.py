@@ -74,8 +74,7 @@ def read(
     except MemoryError:
         raise  # Not the file's fault.
     except Exception as error:
-        # zlib.error, struct.error, BadZipFile, EOFError, NotImplementedError:
-        # zipfile and NumPy have a dozen answers to damage.
+        # All of them, as zipfile and NumPy answer damage with a dozen kinds.
         reason = str(error) or type(error).__name__
         raise DamagedError(
             f"{path} is damaged or cannot be read ({reason})"

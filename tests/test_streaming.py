@@ -545,7 +545,9 @@ def test_storage_that_does_not_answer_ends_the_run(data_dir, monkeypatch):
         next(_batches(_config(data_dir), source=source))
 
 
-def test_a_read_that_never_returns_is_given_up(data_dir, monkeypatch):
+@pytest.fixture
+def stalled(data_dir, monkeypatch):
+    """A reader whose reads do not return until the event is set."""
     held = threading.Event()
     read = tf.io.gfile.GFile.read
 
@@ -555,27 +557,23 @@ def test_a_read_that_never_returns_is_given_up(data_dir, monkeypatch):
 
     source = splits.open_split(_config(data_dir), "train")
     monkeypatch.setattr(tf.io.gfile.GFile, "read", stall)
-    monkeypatch.setattr("hvd_imagenet.stream_pool._PATIENCE_SECONDS", 0.5)
     reader = StreamReader(source, _order(_config(data_dir), 1, 0), 0)
-    images, _ = reader.promise(range(1))
-    with pytest.raises(CorruptRecordError, match="was not read within"):
-        reader.read(int(images[0]))
+    yield reader, held
     held.set()
     reader.close()
 
 
-def test_who_waits_for_a_reader_that_ends_is_let_go(data_dir, monkeypatch):
+def test_a_read_that_never_returns_is_given_up(stalled, monkeypatch):
+    reader, _ = stalled
+    monkeypatch.setattr("hvd_imagenet.stream_pool._PATIENCE_SECONDS", 0.5)
+    images, _ = reader.promise(range(1))
+    with pytest.raises(CorruptRecordError, match="was not read within"):
+        reader.read(int(images[0]))
+
+
+def test_who_waits_for_a_reader_that_ends_is_let_go(stalled):
     # What tf.data reads ahead when a run ends would hold its end up.
-    held = threading.Event()
-    read = tf.io.gfile.GFile.read
-
-    def stall(self, n=-1):
-        held.wait(60)
-        return read(self, n)
-
-    source = splits.open_split(_config(data_dir), "train")
-    monkeypatch.setattr(tf.io.gfile.GFile, "read", stall)
-    reader = StreamReader(source, _order(_config(data_dir), 1, 0), 0)
+    reader, held = stalled
     images, _ = reader.promise(range(1))
     with futures.ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(reader.read, int(images[0]))
