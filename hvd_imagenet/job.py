@@ -187,7 +187,7 @@ def _evaluate(job: Job, trainer: Trainer) -> dict[str, Any]:
         batches,
         steps=job.plan.evaluation_steps,
         examples=job.plan.validation_images,
-    )
+    ).totals
     result = {**totals.means(), "examples": int(totals.examples)}
     if totals.skipped:
         result["skipped"] = int(totals.skipped)

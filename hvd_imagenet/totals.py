@@ -5,6 +5,8 @@ import dataclasses
 import numpy as np
 import tensorflow as tf
 
+from hvd_imagenet.processes import Processes
+
 _TOP = 5
 
 
@@ -57,8 +59,7 @@ class TotalsVariable:
             logits: [batch, classes] float32.
             losses: [batch] float32.
         """
-        top = min(_TOP, logits.shape[-1])
-        best = tf.math.top_k(logits, top).indices
+        best = top_labels(logits)
         hits = tf.cast(best == labels[:, tf.newaxis], tf.float32)
         rows = tf.stack(
             [
@@ -77,3 +78,13 @@ class TotalsVariable:
         values = self._sums.numpy()
         self._sums.assign(tf.zeros_like(self._sums))
         return values
+
+    def take_over(self, processes: Processes) -> Totals:
+        """Sums over all ranks, as `take`. A collective operation."""
+        loss, top1, top5, examples = processes.sum(self.take())
+        return Totals(loss=loss, top1=top1, top5=top5, examples=examples)
+
+
+def top_labels(logits: tf.Tensor) -> tf.Tensor:
+    """[batch, 5] int32: the classes of the largest logits, falling."""
+    return tf.math.top_k(logits, min(_TOP, logits.shape[-1])).indices

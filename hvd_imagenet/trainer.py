@@ -1,4 +1,4 @@
-"""The train step and the exact evaluation.
+"""The train step, and the evaluation of what is trained.
 
 A step runs one or more micro-batches, averages the gradients over all
 micro-batches of all ranks and applies them once. Neither the result nor the
@@ -6,22 +6,21 @@ running statistics of batch normalization depend on how the micro-batches were
 spread over ranks, up to the order of floating-point sums.
 """
 
-import dataclasses
 from collections.abc import Iterable
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from hvd_imagenet import mixing, normalization, preprocessing, signals
 from hvd_imagenet.ema import WeightAverage
+from hvd_imagenet.evaluation import Evaluation, Evaluator
 from hvd_imagenet.losses import Loss
 from hvd_imagenet.pipeline import Batch, Batches
 from hvd_imagenet.processes import Processes
 from hvd_imagenet.signals import Signals
 from hvd_imagenet.totals import Totals, TotalsVariable
 
-_EVALUATED = Loss()
+_SOFTMAX = Loss()
 
 
 class Trainer:
@@ -44,7 +43,7 @@ class Trainer:
         processes: Processes,
         *,
         bn_statistics: str = "average",
-        loss: Loss = _EVALUATED,
+        loss: Loss = _SOFTMAX,
         evaluation_flip: bool = False,
         ema_decay: float | None = None,
     ):
@@ -71,9 +70,8 @@ class Trainer:
         self._processes = processes
         self._bn_statistics = bn_statistics
         self._loss = loss
-        self._evaluation_flip = evaluation_flip
+        self._evaluator = Evaluator(model, processes, flip=evaluation_flip)
         self._train_totals = TotalsVariable()
-        self._test_totals = TotalsVariable()
         self._sums: list[tf.Variable] = []
         self.asks_to_stop = False
         self.signals: Signals | None = None
@@ -81,7 +79,6 @@ class Trainer:
         # run has few: static shapes are what kernels are chosen by.
         self._accumulate = tf.function(self._accumulate)
         self._apply = tf.function(self._average_and_apply)
-        self._test = tf.function(self._test)
 
     @property
     def state(self) -> list[keras.Variable]:
@@ -98,11 +95,11 @@ class Trainer:
         Layers and variables stay: new ones would have other names here than in
         processes that have just begun.
         """
-        self._processes = processes
+        self._processes = self._evaluator.processes = processes
         # Traced for the number of ranks; what else is has no exchange in it.
         self._apply = tf.function(self._average_and_apply)
         self._train_totals.take()
-        self._test_totals.take()
+        self._evaluator.discard()
 
     def train_step(
         self, batches: Iterable[Batch], accumulation_steps: int = 1
@@ -139,7 +136,7 @@ class Trainer:
 
         A collective operation: every rank must call it at the same step.
         """
-        return self._summed(self._train_totals)
+        return self._train_totals.take_over(self._processes)
 
     def sync_statistics(self) -> None:
         """Gives all ranks the running statistics to evaluate with.
@@ -155,7 +152,7 @@ class Trainer:
 
     def evaluate(
         self, batches: Batches, *, steps: int, examples: int
-    ) -> Totals:
+    ) -> Evaluation:
         """Evaluates the validation split exactly. A collective operation.
 
         With the averaged weights, if there are any.
@@ -170,17 +167,9 @@ class Trainer:
         """
         self.sync_statistics()
         with self.average.swapped():
-            for _ in range(steps):
-                self._test(next(batches))
-        totals = self._summed(self._test_totals)
-        (skipped,) = self._processes.sum(np.array([len(batches.skipped)]))
-        if totals.examples + skipped != examples:
-            raise RuntimeError(
-                f"The evaluation counted {totals.examples:.0f} images and"
-                f" skipped {skipped:.0f} of {examples}; this is a fault of the"
-                " program, no result is given."
+            return self._evaluator.evaluate(
+                batches, steps=steps, examples=examples
             )
-        return dataclasses.replace(totals, skipped=skipped)
 
     def _gradients(self, batch, is_first, count):
         """Gradients of the micro-batch's mean (scaled) loss, and that loss."""
@@ -230,16 +219,3 @@ class Trainer:
         self.optimizer.apply(gradients, weights)
         self.average.update()
         return loss, told
-
-    def _test(self, batch):
-        images = preprocessing.normalise(batch.images)
-        logits = self.model(images, training=False)
-        if self._evaluation_flip:
-            mirrored = self.model(tf.reverse(images, [2]), training=False)
-            logits = (logits + mirrored) / 2.0
-        losses = _EVALUATED(batch.labels, logits)
-        self._test_totals.add(batch.labels, batch.weights, logits, losses)
-
-    def _summed(self, variable: TotalsVariable) -> Totals:
-        loss, top1, top5, examples = self._processes.sum(variable.take())
-        return Totals(loss=loss, top1=top1, top5=top5, examples=examples)

@@ -59,7 +59,7 @@ _MODULES = {
     "tfrecords": (1, "numpy"),
     "flat_labels": (1.5, ""),
     "synsets": (1, "tensorflow_datasets"),
-    "totals": (1, "numpy tensorflow"),
+    "totals": (1.75, "numpy tensorflow"),
     "processes": (1.5, "keras numpy tensorflow"),
     "wire": (1, "keras tensorflow"),
     "decoding": (1.5, "tensorflow"),
@@ -98,7 +98,8 @@ _MODULES = {
     "metrics_log": (1, "absl.logging tensorflow"),
     "restoring": (3, "keras numpy"),
     "runlog": (3, "absl.logging tensorflow"),
-    "trainer": (3, "keras numpy tensorflow"),
+    "evaluation": (2.75, "keras numpy tensorflow"),
+    "trainer": (3, "keras tensorflow"),
     "training_loop": (3.5, "keras"),
     "stopping": (4, "keras tensorflow"),
     #

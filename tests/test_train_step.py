@@ -109,7 +109,7 @@ class Run:
             batches,
             steps=self._plan.evaluation_steps,
             examples=_VALIDATION_IMAGES,
-        )
+        ).totals
 
     def _place(self, images):
         source = SyntheticSource(

@@ -45,10 +45,11 @@ def test_a_mirror_image_counts_half_of_the_evaluation(flip):
             config, plan, source, processes.world, threads=1
         )
 
-    totals = trainer.evaluate(
+    evaluation = trainer.evaluate(
         batches(), steps=plan.evaluation_steps, examples=_IMAGES
     )
-    losses, hits = 0.0, 0
+    totals, answers = evaluation.totals, evaluation.answers
+    losses, predicted, in_top5 = 0.0, [], []
     for batch in batches():
         images = preprocessing.normalise(batch.images)
         logits = model(images, training=False).numpy()
@@ -58,6 +59,14 @@ def test_a_mirror_image_counts_half_of_the_evaluation(flip):
         logits, labels = logits[:count], batch.labels[:count].numpy()
         spread = tf.reduce_logsumexp(logits, axis=1).numpy()
         losses += np.sum(spread - logits[np.arange(count), labels])
-        hits += np.sum(np.argmax(logits, axis=1) == labels)
+        order = np.argsort(-logits, axis=1)
+        predicted.extend(order[:, 0])
+        in_top5.extend(np.any(order[:, :5] == labels[:, np.newaxis], axis=1))
     assert totals.loss == pytest.approx(losses, rel=1e-5)
-    assert totals.top1 == hits
+    labels = [source.read(image)[1] for image in range(_IMAGES)]
+    assert totals.top1 == np.sum(np.equal(predicted, labels))
+    assert totals.top5 == np.sum(in_top5)
+    assert list(answers.images) == list(range(_IMAGES))
+    assert list(answers.labels) == labels
+    assert list(answers.predicted) == predicted
+    assert list(answers.in_top5) == in_top5
