@@ -13,9 +13,10 @@ import numpy as np
 import tensorflow as tf
 
 from hvd_imagenet import mixing, order
+from hvd_imagenet.batches import Batches
 from hvd_imagenet.config import Config
 from hvd_imagenet.phases import Phase
-from hvd_imagenet.pipeline import Batch, Batches, Pipeline
+from hvd_imagenet.pipeline import Batch, Pipeline
 from hvd_imagenet.plan import Plan
 from hvd_imagenet.preprocessing import make_preprocessing
 from hvd_imagenet.sources import Source

@@ -8,8 +8,9 @@ import numpy as np
 import tensorflow as tf
 
 from hvd_imagenet import preprocessing
+from hvd_imagenet.batches import Batches
 from hvd_imagenet.losses import Loss
-from hvd_imagenet.pipeline import Batch, Batches
+from hvd_imagenet.pipeline import Batch
 from hvd_imagenet.processes import Processes
 from hvd_imagenet.totals import Totals, TotalsVariable, top_labels
 

@@ -3,28 +3,35 @@
 import dataclasses
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
 
 from hvd_imagenet import (
     callbacks,
+    confusion,
     dataset,
     environment,
     first_rank,
+    layer_norms,
     monitors,
+    profiling,
+    progress,
     replicas,
     saving,
+    seen_images,
     stopping,
     training_loop,
     update_rule,
 )
 from hvd_imagenet.atomic_files import NotWrittenError
+from hvd_imagenet.batches import Batches
 from hvd_imagenet.config import Config
+from hvd_imagenet.evaluation import Answers
 from hvd_imagenet.job_start import Job, Start
-from hvd_imagenet.pipeline import Batches
 from hvd_imagenet.plan import Plan
+from hvd_imagenet.runlog import NullRunLog
 from hvd_imagenet.supervision.supervisor import Progress
 from hvd_imagenet.trainer import Trainer
 
@@ -60,7 +67,7 @@ def run(start: Start) -> dict[str, Any]:
         batches,
         run_log,
         log_steps=config.run.log_steps,
-        prints_steps=not monitors.is_terminal(sys.stdout),
+        prints_steps=not progress.is_terminal(sys.stdout),
     )
     saves = saving.SaveCheckpoints(
         trainer, saver, plan, every_steps=config.run.checkpoint_steps
@@ -72,7 +79,7 @@ def run(start: Start) -> dict[str, Any]:
         every = config.run.evaluation_every_epochs
         if (epoch + 1) % every and epoch + 1 != plan.epochs:
             return {}
-        result.update(_evaluate(job, trainer))
+        result.update(_evaluate(job, trainer, plan.epoch_end_step(epoch)))
         return {f"val_{name}": value for name, value in result.items()}
 
     first_rank.call(
@@ -102,9 +109,9 @@ def run(start: Start) -> dict[str, Any]:
             if trainer.model.stop_training:
                 _stop(job, saves, saver, done)
         result.update(
-            epochs=plan.epochs, images_per_second=log.images_per_second
+            epochs=plan.epochs, images_per_second=log.pace.images_per_second
         )
-        run_log.line(_sentence(result))
+        run_log.line(progress.summary(result, log.pace, config.run.workdir))
         _require_written(lambda: run_log.finish(result), saver.require_saved)
     finally:
         try:
@@ -169,12 +176,28 @@ def _callbacks(
         log,
         saves,
     ]
-    if job.processes.world.is_first and monitors.is_terminal(sys.stdout):
-        calls.append(monitors.ProgressBar(plan, log))
+    if job.processes.world.is_first:
+        calls.extend(_of_first_rank(job, trainer, batches, log))
     return calls
 
 
-def _evaluate(job: Job, trainer: Trainer) -> dict[str, Any]:
+def _of_first_rank(
+    job: Job, trainer: Trainer, batches: Batches, log: monitors.LogMetrics
+) -> Iterator[keras.callbacks.Callback]:
+    """What looks at the run from rank 0, and exchanges nothing."""
+    plan, run_log, asked = job.plan, job.run_log, job.config.run
+    yield layer_norms.LogLayerNorms(
+        trainer, plan, run_log, every_steps=asked.layer_norm_steps
+    )
+    yield seen_images.LogImages(plan, batches, run_log)
+    if asked.profile_steps is not None:
+        folder = os.path.join(asked.workdir, "tensorboard")
+        yield profiling.ProfileSteps(folder, *asked.profile_steps)
+    if progress.is_terminal(sys.stdout):
+        yield progress.LiveLine(plan, log, sys.stdout)
+
+
+def _evaluate(job: Job, trainer: Trainer, step: int) -> dict[str, Any]:
     batches = dataset.evaluation_batches(
         job.config,
         job.plan,
@@ -183,15 +206,29 @@ def _evaluate(job: Job, trainer: Trainer) -> dict[str, Any]:
         threads=job.threads,
     )
     job.supervisor.watch(batches)
-    totals = trainer.evaluate(
+    evaluation = trainer.evaluate(
         batches,
         steps=job.plan.evaluation_steps,
         examples=job.plan.validation_images,
-    ).totals
+    )
+    if job.processes.world.is_first:
+        _show_worst_classes(job.run_log, step, evaluation.answers)
+    totals = evaluation.totals
     result = {**totals.means(), "examples": int(totals.examples)}
     if totals.skipped:
         result["skipped"] = int(totals.skipped)
     return result
+
+
+def _show_worst_classes(
+    run_log: NullRunLog, step: int, answers: Answers
+) -> None:
+    worst = confusion.worst(confusion.by_class(answers))
+    table = confusion.markdown(worst)
+    run_log.text("validation", "worst_classes", step, table)
+    picture = confusion.picture(worst)
+    # Another name: TensorBoard takes what has one name for one kind of thing.
+    run_log.image("validation", "confusion", step, picture)
 
 
 def _environment(job: Job) -> dict[str, Any]:
@@ -209,13 +246,6 @@ def _descriptions(job: Job) -> dict[str, str]:
         "train": job.train_source.description,
         "validation": job.validation_source.description,
     }
-
-
-def _sentence(result: Mapping[str, Any]) -> str:
-    return (
-        f"result: top-1 {result['top1']:.2%}, top-5 {result['top5']:.2%},"
-        f" loss {result['loss']:.4f} on {result['examples']} images"
-    )
 
 
 def _headline(config: Config, plan: Plan, first_step: int) -> str:

@@ -115,7 +115,10 @@ class LARS(keras.optimizers.Optimizer):
         rate = tf.cast(learning_rate, variable.dtype)
         gradient = tf.cast(gradient, variable.dtype)
         if not self._is_skipped[index]:
-            local = self._local_rate(variable, gradient)
+            local = self.trust_ratio(
+                tf.norm(tf.cast(variable, tf.float32)),
+                tf.norm(tf.cast(gradient, tf.float32)),
+            )
             rate *= tf.cast(local, variable.dtype)
             gradient += self.coupled_weight_decay * variable
         step = rate * gradient
@@ -126,10 +129,17 @@ class LARS(keras.optimizers.Optimizer):
             update = self.momentum * update + step
         variable.assign_sub(update)
 
-    def _local_rate(self, variable, gradient):
-        """[] float32, the factor to the global rate."""
-        weight_norm = tf.norm(tf.cast(variable, tf.float32))
-        gradient_norm = tf.norm(tf.cast(gradient, tf.float32))
+    def trust_ratio(self, weight_norm, gradient_norm):
+        """The factor to the global rate, of a variable that is not skipped.
+
+        Args:
+            weight_norm: [...] float32, Euclidean norm of the variable.
+            gradient_norm: [...] float32, that of its gradient, without weight
+                decay.
+
+        Returns:
+            [...] float32.
+        """
         local = tf.math.divide_no_nan(
             self.coefficient * weight_norm,
             gradient_norm

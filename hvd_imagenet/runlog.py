@@ -7,7 +7,7 @@
     result.json       the final evaluation
     lock              the process that writes all this, while it does
     checkpoints/      see checkpoints.py
-    tensorboard/      train/ and validation/
+    tensorboard/      curves, pictures and tables: train/ and validation/
 
 Rank 0 writes it; the other ranks hold a `NullRunLog`.
 """
@@ -23,15 +23,19 @@ import tempfile
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
+import tqdm
 from absl import logging
 
 from hvd_imagenet import atomic_files, flags, phases
+from hvd_imagenet.attempts import Attempts
 from hvd_imagenet.config import Config, require_same
-from hvd_imagenet.metrics_log import Attempts, MetricsLog
+from hvd_imagenet.metrics_log import MetricsLog
 from hvd_imagenet.phases import Phases
 from hvd_imagenet.plan import Plan
 from hvd_imagenet.run_lock import RunLock
+from hvd_imagenet.tensorboard_log import TensorBoardLog
 
 _PACKAGES = (
     "hvd_imagenet",
@@ -41,6 +45,8 @@ _PACKAGES = (
     "horovod",
     "numpy",
 )
+# In metrics.jsonl alone: TensorBoard's horizontal axis, and a constant.
+_NO_CURVES = {"epoch", "examples"}
 
 
 class NullRunLog:
@@ -73,6 +79,17 @@ class NullRunLog:
             step: steps done.
             values: value by name.
         """
+
+    def curves(self, kind: str, step: int, values: Mapping[str, float]) -> None:
+        """As `metrics`, for TensorBoard alone."""
+
+    def image(
+        self, kind: str, name: str, step: int, pixels: np.ndarray
+    ) -> None:
+        """Shows a picture, [height, width, 3] uint8, RGB, in TensorBoard."""
+
+    def text(self, kind: str, name: str, step: int, markdown: str) -> None:
+        """Shows a text, as a table, in TensorBoard."""
 
     def line(self, text: str) -> None:
         """Prints a line for who watches."""
@@ -114,6 +131,7 @@ class RunLog(NullRunLog):
             self._lock.release()
             raise
         self._metrics: MetricsLog | None = None
+        self._tensorboard = TensorBoardLog(self._path("tensorboard"))
         # A terminal may be gone, or a full disk behind the output.
         self._lines = Attempts("lines of output")
 
@@ -139,24 +157,41 @@ class RunLog(NullRunLog):
         facts = {**describe_machine(), **environment}
         self._write("environment.json", json.dumps(facts, indent=2) + "\n")
         self._metrics = MetricsLog(self._directory, first_step)
+        self._tensorboard.begin(self._config.recipe())
 
     def metrics(
         self, kind: str, step: int, values: Mapping[str, float]
     ) -> None:
         self._metrics.add(kind, step, values)
+        names = values.keys() - _NO_CURVES
+        self.curves(kind, step, {name: values[name] for name in names})
+
+    def curves(self, kind: str, step: int, values: Mapping[str, float]) -> None:
+        self._tensorboard.curves(kind, step, values)
+
+    def image(
+        self, kind: str, name: str, step: int, pixels: np.ndarray
+    ) -> None:
+        self._tensorboard.image(kind, name, step, pixels)
+
+    def text(self, kind: str, name: str, step: int, markdown: str) -> None:
+        self._tensorboard.text(kind, name, step, markdown)
 
     def line(self, text: str) -> None:
         with self._lines.one():
-            sys.stdout.write(text + "\n")
+            # Above the line that shows the progress, if there is one.
+            tqdm.tqdm.write(text)
             sys.stdout.flush()
 
     def finish(self, result: Mapping[str, Any]) -> None:
+        self._tensorboard.end()
         self._write("result.json", json.dumps(dict(result), indent=2) + "\n")
 
     def close(self) -> None:
-        losses = [self._lines.losses]
+        self._tensorboard.close()
+        losses = [self._lines.losses, self._tensorboard.losses]
         if self._metrics is not None:
-            losses += self._metrics.close()
+            losses.append(self._metrics.losses)
         if any(losses):
             logging.warning("Lost: %s.", "; ".join(filter(None, losses)))
         self._lock.release()

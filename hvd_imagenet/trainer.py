@@ -6,16 +6,17 @@ running statistics of batch normalization depend on how the micro-batches were
 spread over ranks, up to the order of floating-point sums.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import keras
 import tensorflow as tf
 
 from hvd_imagenet import mixing, normalization, preprocessing, signals
+from hvd_imagenet.batches import Batches
 from hvd_imagenet.ema import WeightAverage
 from hvd_imagenet.evaluation import Evaluation, Evaluator
 from hvd_imagenet.losses import Loss
-from hvd_imagenet.pipeline import Batch, Batches
+from hvd_imagenet.pipeline import Batch
 from hvd_imagenet.processes import Processes
 from hvd_imagenet.signals import Signals
 from hvd_imagenet.totals import Totals, TotalsVariable
@@ -34,6 +35,10 @@ class Trainer:
         asks_to_stop: whether to tell the other ranks, with the next step, that
             this one was asked to stop.
         signals: what all ranks told each other with the last step.
+        measures_norms: whether the next step measures `gradient_norms`.
+        gradient_norms: [variables] float32, Euclidean norms of the gradients
+            that the last step applied, before any clipping; zeros if it did
+            not measure them.
     """
 
     def __init__(
@@ -75,6 +80,8 @@ class Trainer:
         self._sums: list[tf.Variable] = []
         self.asks_to_stop = False
         self.signals: Signals | None = None
+        self.measures_norms = False
+        self.gradient_norms: tf.Tensor | None = None
         # Traced anew for every size of images and micro-batches, of which a
         # run has few: static shapes are what kernels are chosen by.
         self._accumulate = tf.function(self._accumulate)
@@ -122,9 +129,11 @@ class Trainer:
             batch = next(batches)
             is_first = tf.constant(1.0 if number == 0 else 0.0)
             self._accumulate(batch, is_first, accumulation_steps)
-        asks = tf.constant(1.0 if self.asks_to_stop else 0.0)
-        loss, self.signals = self._apply(
-            next(batches), accumulation_steps, asks
+        loss, self.signals, self.gradient_norms = self._apply(
+            next(batches),
+            accumulation_steps,
+            tf.constant(1.0 if self.asks_to_stop else 0.0),
+            tf.constant(self.measures_norms),
         )
         return loss
 
@@ -197,7 +206,7 @@ class Trainer:
             # Chosen, not multiplied by 0: the last step's may be inf or nan.
             total.assign(tf.where(is_first > 0.0, gradient, total + gradient))
 
-    def _average_and_apply(self, batch, count, asks_to_stop):
+    def _average_and_apply(self, batch, count, asks_to_stop, measures_norms):
         is_first = 1.0 if count == 1 else 0.0
         gradients, loss = self._gradients(batch, is_first, count)
         if count > 1:
@@ -216,6 +225,18 @@ class Trainer:
         # Averaged before the loss-scaling optimizer looks for inf and nan, so
         # that all ranks find the same and skip together.
         gradients = self._processes.average_gradients(gradients)
+        # Of the gradients alone: the updates need not wait until weights are
+        # read.
+        norms = tf.cond(
+            measures_norms,
+            lambda: norms_of(gradients) / self.optimizer.scale_loss(1.0),
+            lambda: tf.zeros([len(gradients)]),
+        )
         self.optimizer.apply(gradients, weights)
         self.average.update()
-        return loss, told
+        return loss, told, norms
+
+
+def norms_of(tensors: Sequence[tf.Tensor]) -> tf.Tensor:
+    """[tensors] float32, the Euclidean norm of each."""
+    return tf.stack([tf.norm(tf.cast(t, tf.float32)) for t in tensors])

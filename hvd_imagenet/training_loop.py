@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 import keras
 
-from hvd_imagenet.pipeline import Batches
+from hvd_imagenet.batches import Batches
 from hvd_imagenet.plan import Plan
 from hvd_imagenet.trainer import Trainer
 

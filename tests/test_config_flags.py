@@ -377,6 +377,8 @@ _OTHER = {
     "mixup_alpha": 0.2,
     "cutmix_alpha": 1.0,
     "input_threads": 3,
+    "layer_norm_steps": 7,
+    "profile_steps": (5, 9),
     "epochs": 1_000_001,
     "global_batch_size": 8192,
     "batch_size_per_process": 16,

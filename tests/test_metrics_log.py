@@ -9,6 +9,25 @@ from tensorboard.backend.event_processing import event_accumulator
 
 import faults
 from hvd_imagenet.metrics_log import MetricsLog
+from hvd_imagenet.tensorboard_log import TensorBoardLog
+
+
+class _Logs:
+    """Both, of one run directory."""
+
+    def __init__(self, directory, first_step):
+        self._metrics = MetricsLog(str(directory), first_step)
+        self._tensorboard = TensorBoardLog(str(directory / "tensorboard"))
+
+    def add(self, steps):
+        for step in steps:
+            values = {"loss": 1.0 / step}
+            self._metrics.add("train", step, values)
+            self._tensorboard.curves("train", step, values)
+
+    def close(self):
+        self._tensorboard.close()
+        return [self._metrics.losses, self._tensorboard.losses]
 
 
 def _steps(directory):
@@ -31,19 +50,14 @@ def _curve(directory):
     return steps
 
 
-def _add(log, steps):
-    for step in steps:
-        log.add("train", step, {"loss": 1.0 / step, "epoch": 0.5})
-
-
 def test_a_full_disk_loses_what_falls_into_it_and_no_more(tmp_path, caplog):
     with faults.small_disk(tmp_path / "disk", "1m") as disk:
-        log = MetricsLog(str(disk), 0)
-        _add(log, range(1, 11))
+        log = _Logs(disk, 0)
+        log.add(range(1, 11))
         ballast = faults.fill(disk)
-        _add(log, range(11, 1011))
+        log.add(range(11, 1011))
         ballast.unlink()
-        _add(log, range(1011, 1021))
+        log.add(range(1011, 1021))
         losses = log.close()
         steps, curve = _steps(disk), _curve(disk)
         assert len(list((disk / "tensorboard" / "train").iterdir())) == 2
@@ -64,10 +78,10 @@ def test_a_full_disk_loses_what_falls_into_it_and_no_more(tmp_path, caplog):
 
 
 def test_files_that_may_not_grow(tmp_path):
-    log = MetricsLog(str(tmp_path), 0)
+    log = _Logs(tmp_path, 0)
     with faults.file_size_limit(4096):
-        _add(log, range(1, 200))
-    _add(log, [200])
+        log.add(range(1, 200))
+    log.add([200])
     losses = log.close()
     steps = _steps(tmp_path)
     assert steps == [*range(1, len(steps)), 200]
@@ -80,23 +94,23 @@ def test_files_that_may_not_grow(tmp_path):
 def test_a_removed_directory_is_noticed(tmp_path):
     directory = tmp_path / "run"
     directory.mkdir()
-    log = MetricsLog(str(directory), 0)
-    _add(log, [1])
+    log = _Logs(directory, 0)
+    log.add([1])
     shutil.rmtree(directory)
     directory.touch()  # In the way.
-    _add(log, [2, 3])
+    log.add([2, 3])
     directory.unlink()
     directory.mkdir()
-    _add(log, [4])
+    log.add([4])
     losses = log.close()
     assert _steps(directory) == _curve(directory) == [4]
     assert [loss[:6] for loss in losses] == ["2 of 4", "2 of 4"]
 
 
 def test_nothing_lost_is_nothing_said(tmp_path):
-    log = MetricsLog(str(tmp_path), 0)
-    _add(log, [1, 2])
-    assert log.close() == []
+    log = _Logs(tmp_path, 0)
+    log.add([1, 2])
+    assert log.close() == ["", ""]
     assert _steps(tmp_path) == _curve(tmp_path) == [1, 2]
 
 
@@ -104,15 +118,15 @@ def test_nothing_lost_is_nothing_said(tmp_path):
     "damage", [b'{"kind": "tra', b"\xff\xfe\n", b"5\n", b"{}\n", b"\n"]
 )
 def test_a_resumed_run_drops_what_is_damaged_or_comes_again(tmp_path, damage):
-    log = MetricsLog(str(tmp_path), 0)
-    _add(log, [1, 2])
+    log = _Logs(tmp_path, 0)
+    log.add([1, 2])
     path = tmp_path / "metrics.jsonl"
     with open(path, "ab") as file:
         file.write(damage)
-    _add(log, [3, 4, 5])
+    log.add([3, 4, 5])
     log.close()
-    log = MetricsLog(str(tmp_path), 4)
-    _add(log, [5])
+    log = _Logs(tmp_path, 4)
+    log.add([5])
     log.close()
     # Of a line that was cut, what was written behind it is gone too.
     cut = [3] if not damage.endswith(b"\n") else []

@@ -18,11 +18,13 @@ from hvd_imagenet.config import (
     OptimizationConfig,
     ScheduleConfig,
 )
+from hvd_imagenet.layer_norms import LogLayerNorms
 from hvd_imagenet.normalization import FusedBatchNormalization
 from hvd_imagenet.pipeline import Batch
 from hvd_imagenet.plan import make_plan
 from hvd_imagenet.preprocessing import normalise
 from hvd_imagenet.processes import Processes
+from hvd_imagenet.runlog import NullRunLog
 from hvd_imagenet.sources import SyntheticSource
 from hvd_imagenet.world import World
 
@@ -51,6 +53,7 @@ class Run:
 
     Attributes:
         trainer: as configured.
+        plan: steps and epochs.
         accumulation_steps: micro-batches of a step.
     """
 
@@ -81,18 +84,18 @@ class Run:
             ),
             schedule=ScheduleConfig(warmup="none", warmup_epochs=0.0),
         )
-        self._plan = make_plan(
+        self.plan = make_plan(
             self._config,
             world_size=1,
             train_images=_TRAIN_IMAGES,
             validation_images=_VALIDATION_IMAGES,
         )
-        self.accumulation_steps = self._plan.phase(0).accumulation_steps
+        self.accumulation_steps = self.plan.phase(0).accumulation_steps
         self.trainer = update_rule.make_trainer(
             self._config, model, processes or Processes()
         )
         self._batches = dataset.training_batches(
-            self._config, self._plan, *self._place(_TRAIN_IMAGES), threads=1
+            self._config, self.plan, *self._place(_TRAIN_IMAGES), threads=1
         )
 
     def step(self):
@@ -101,13 +104,13 @@ class Run:
     def evaluate(self):
         batches = dataset.evaluation_batches(
             self._config,
-            self._plan,
+            self.plan,
             *self._place(_VALIDATION_IMAGES),
             threads=1,
         )
         return self.trainer.evaluate(
             batches,
-            steps=self._plan.evaluation_steps,
+            steps=self.plan.evaluation_steps,
             examples=_VALIDATION_IMAGES,
         ).totals
 
@@ -231,3 +234,77 @@ def test_an_overflow_in_one_step_does_not_reach_the_next():
     for path, value in _values(variables).items():
         assert np.any(value != before[path]), path
         assert np.all(np.isfinite(value)), path
+
+
+class _Curves(NullRunLog):
+    """Keeps the curves."""
+
+    def __init__(self):
+        self.curves_at = {}
+
+    def curves(self, kind, step, values):
+        assert kind == "train"
+        self.curves_at[step] = values
+
+
+@pytest.mark.parametrize(
+    ("micro_batch_size", "options"),
+    [
+        (16, {}),
+        (4, {}),
+        (8, {"precision": "float16"}),
+        (8, {"optimizer": "lars", "lars_coefficient": 0.01}),
+        (8, {"optimizer": "lars", "clip_global_norm": 0.01}),
+    ],
+)
+def test_the_norms_are_those_of_what_is_applied(micro_batch_size, options):
+    run = Run(micro_batch_size, weight_decay=0.0, **options)
+    log = _Curves()
+    norms = LogLayerNorms(run.trainer, run.plan, log, every_steps=3)
+    variables = run.trainer.model.trainable_variables
+    for step in range(3):
+        before = [v.numpy() for v in variables]
+        # As without momentum, so that the step is the rate times the gradient.
+        for variable in run.trainer.optimizer.variables:
+            if "momentum" in variable.path:
+                variable.assign(tf.zeros_like(variable))
+        norms.on_train_batch_begin(step)
+        run.step()
+        norms.on_train_batch_end(step)
+    # Step 2 ends an epoch.
+    assert list(log.curves_at) == [2, 3]
+    curves = log.curves_at[3]
+    rate = float(run.trainer.optimizer.learning_rate)
+    clipped = 1.0
+    if "clip_global_norm" in options:
+        clipped = options["clip_global_norm"] / curves["gradient_norm"]
+        assert clipped < 1
+    for variable, value in zip(variables, before, strict=True):
+        path = variable.path
+        assert curves[f"weights/{path}"] == pytest.approx(
+            np.linalg.norm(value), rel=1e-5
+        )
+        applied = rate * clipped * curves[f"gradients/{path}"]
+        applied *= curves.get(f"trust_ratios/{path}", 1.0)
+        change = np.linalg.norm(variable.numpy() - value)
+        assert change == pytest.approx(applied, rel=1e-3, abs=1e-7)
+    is_lars = "optimizer" in options
+    assert ("trust_ratios/net/conv/kernel" in curves) == is_lars
+    for whole, parts in (
+        ("weight_norm", "weights"),
+        ("gradient_norm", "gradients"),
+    ):
+        squares = [v**2 for n, v in curves.items() if n.startswith(f"{parts}/")]
+        assert curves[whole] == pytest.approx(np.sqrt(sum(squares)), rel=1e-5)
+
+
+def test_measuring_norms_changes_nothing():
+    weights = []
+    for measures in (False, True):
+        run = Run(8)
+        run.trainer.measures_norms = measures
+        run.step()
+        weights.append(_values(run.trainer.state))
+        assert bool(np.any(run.trainer.gradient_norms)) == measures
+    for path, value in weights[0].items():
+        np.testing.assert_array_equal(weights[1][path], value)

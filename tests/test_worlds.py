@@ -202,7 +202,7 @@ def test_the_run_directory_tells_the_run(runs):
 
 def test_tensorboard_shows_what_people_watch(runs):
     from tensorboard.backend.event_processing import event_accumulator
-    from tensorflow import make_ndarray
+    from tensorflow import io, make_ndarray
 
     values = {}
     for kind in ("train", "validation"):
@@ -213,15 +213,54 @@ def test_tensorboard_shows_what_people_watch(runs):
         events.Reload()
         for tag in events.Tags()["tensors"]:
             values[kind, tag] = [
-                float(make_ndarray(event.tensor_proto))
+                make_ndarray(event.tensor_proto)
                 for event in events.Tensors(tag)
             ]
     wanted = {"loss", "top1", "top5", "learning_rate", "images_per_second"}
-    wanted |= {"data_wait_share"}
+    wanted |= {"data_wait_share", "images_per_second_per_process", "momentum"}
     assert wanted <= {tag for kind, tag in values if kind == "train"}
     assert len(values["train", "loss"]) == jobs.RECIPE_STEPS
     assert len(values["validation", "top1"]) == 1
     assert all(0 <= v <= 1 for v in values["train", "data_wait_share"])
+    speeds, shares = (
+        np.array(values["train", name])
+        for name in ("images_per_second", "images_per_second_per_process")
+    )
+    np.testing.assert_allclose(shares, speeds / 2)
+    # At the epoch's end, of every layer.
+    norms = [
+        float(*values["train", f"{what}/stem_conv/kernel"])
+        for what in ("weights", "gradients")
+    ]
+    assert 0 < norms[1] < norms[0] < 100
+    # The first step's images, and the epoch's confusion.
+    width, height, png = values["train", "images"][0][:3]
+    pixels = io.decode_png(png).numpy()
+    assert pixels.shape == (int(height), int(width), 3)
+    assert np.std(pixels) > 10
+    (table,) = values["validation", "worst_classes"]
+    assert len(table.item().splitlines()) == 2 + 10
+    assert len(values["validation", "confusion"]) == 1
+
+
+def test_tensorboard_compares_runs_by_their_recipes(runs):
+    from tensorboard.backend.event_processing import event_accumulator
+    from tensorboard.plugins.hparams import api_pb2, metadata
+
+    events = event_accumulator.EventAccumulator(str(runs[2] / "tensorboard"))
+    events.Reload()
+    written = events.summary_metadata
+    start, end = (
+        metadata.parse_session_start_info_plugin_data(
+            written[metadata.SESSION_START_INFO_TAG].plugin_data.content
+        ),
+        metadata.parse_session_end_info_plugin_data(
+            written[metadata.SESSION_END_INFO_TAG].plugin_data.content
+        ),
+    )
+    assert start.hparams["global_batch_size"].number_value == 128
+    assert start.hparams["schedule"].string_value == "steps"
+    assert end.status == api_pb2.STATUS_SUCCESS
 
 
 def test_run_flags_repeat_the_run(runs, patterns, tmp_path):

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from hvd_imagenet.knobs import Checked, recipe, site
+from hvd_imagenet.knobs import Checked, recipe, site, value_text
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -86,6 +86,21 @@ class RunConfig(Checked):
         unit="steps",
         minimum=1,
     )
+    layer_norm_steps: int = site(
+        100,
+        "Show the norms of weights and gradients of every layer, and LARS's"
+        " trust ratios, in TensorBoard every so many steps and at epoch ends."
+        " 0: only at epoch ends.",
+        unit="steps",
+        minimum=0,
+    )
+    profile_steps: tuple[int, ...] | None = site(
+        None,
+        "First and last step, counted from 1, of a profile of rank 0 for"
+        " TensorBoard (with tensorboard-plugin-profile).",
+        unit="steps",
+        minimum=1,
+    )
     stall_timeout_seconds: float = site(
         900.0,
         "End the job, naming who is missing, where a process says nothing or"
@@ -104,3 +119,13 @@ class RunConfig(Checked):
         unit="processes",
         minimum=1,
     )
+
+    def __post_init__(self):
+        super().__post_init__()
+        steps = self.profile_steps
+        if steps is not None and (len(steps) != 2 or steps[0] > steps[1]):
+            said = value_text(steps)
+            raise ValueError(
+                f"--profile_steps={said} must be two numbers, the first step"
+                " and the last, as in --profile_steps=101,110."
+            )

@@ -4,8 +4,8 @@ import dataclasses
 import time
 from collections.abc import Callable, Sequence
 
+from hvd_imagenet.batches import Batches
 from hvd_imagenet.measuring import summary
-from hvd_imagenet.pipeline import Batches
 from hvd_imagenet.processes import Processes
 from hvd_imagenet.trainer import Trainer
 

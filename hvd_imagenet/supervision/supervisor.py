@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterator
 import keras
 from absl import logging
 
+from hvd_imagenet.batches import Batches
 from hvd_imagenet.distributed import is_exchange_failure
-from hvd_imagenet.pipeline import Batches
 from hvd_imagenet.processes import Processes
 from hvd_imagenet.supervision import addresses
 from hvd_imagenet.supervision.center import LEAVE_SECONDS, Center
