@@ -15,9 +15,9 @@ from hvd_imagenet.plan import Plan
 def is_terminal(stream: TextIO) -> bool:
     """Whether somebody watches a stream.
 
-    mpirun gives its ranks a pseudo-terminal too, but one without a width.
+    mpirun gives its ranks a pseudo-terminal too, but one without a size.
     """
-    return stream.isatty() and os.get_terminal_size(stream.fileno()).columns > 0
+    return stream.isatty() and min(os.get_terminal_size(stream.fileno())) > 0
 
 
 class LiveLine(keras.callbacks.Callback):
