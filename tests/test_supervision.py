@@ -153,6 +153,12 @@ class _Job:
         self.lines[rank].close()
         self.ends[rank].put(end)
 
+    def stop_center(self):
+        """Ends its thread, whatever the others do; the connections stay."""
+        self.center._ranks = {0: self.center._ranks[0]}
+        self.center._is_closing = True
+        self.center._thread.join()
+
     def close(self):
         for member in self.members.values():
             member.close()
@@ -168,6 +174,33 @@ def test_ranks_that_end_in_order_are_not_missed():
     job.members[2].close()
     job.center.close()
     assert all(ends.empty() for ends in job.ends.values())
+
+
+def test_the_center_waits_for_those_who_end_later():
+    job = _Job(2)
+    job.members[1].close()
+    closing = threading.Thread(target=job.center.close)
+    closing.start()
+    closing.join(2)
+    assert closing.is_alive()
+    job.members[2].close()
+    closing.join(_SOON)
+    assert not closing.is_alive()
+    assert all(ends.empty() for ends in job.ends.values())
+
+
+def test_a_rank_that_is_frozen_at_the_end_is_named():
+    job = _Job(2, timeout=3.0)
+    job.members[1].close()
+    # It says no more, and that neither.
+    job.members[2].say = lambda **message: True
+    closing = threading.Thread(target=job.center.close)
+    closing.start()
+    end = job.ends[0].get(timeout=_SOON)
+    assert (list(end.ranks), end.speaker) == ([2], 0)
+    assert "rank 2 (host2, process 102) has not been heard of" in end.text
+    closing.join(_SOON)
+    assert not closing.is_alive()
 
 
 def test_all_hear_who_was_lost():
@@ -202,8 +235,7 @@ def test_the_rank_that_failed_speaks_when_the_others_have_gone():
 
 def test_a_lost_center_is_noticed_by_all():
     job = _Job(2)
-    job.center._is_over = True
-    job.center._thread.join()
+    job.stop_center()
     for lines in job.center._lines.values():
         lines.close()
     for rank in (1, 2):
@@ -214,7 +246,7 @@ def test_a_lost_center_is_noticed_by_all():
 
 def test_a_center_that_says_nothing_is_noticed():
     job = _Job(1, timeout=3.0)
-    job.center._is_over = True  # Its thread ends, the connections stay.
+    job.stop_center()
     end = job.ends[1].get(timeout=_SOON)
     assert "rank 0 (host0, process 100) has not been heard of" in end.text
 

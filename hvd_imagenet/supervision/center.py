@@ -53,7 +53,7 @@ class Center:
         if listener is not None:
             listener.setblocking(False)
             self._selector.register(listener, selectors.EVENT_READ)
-        self._is_over = False
+        self._is_closing = False
         self._thread = threading.Thread(target=self._work, daemon=True)
         self._thread.start()
 
@@ -63,9 +63,12 @@ class Center:
         return True
 
     def close(self) -> None:
-        """Ends in order."""
-        self._is_over = True
-        self._thread.join(LEAVE_SECONDS)
+        """Ends in order, when the others have said that they do.
+
+        One that does not, as it was frozen at the very end, is judged as ever.
+        """
+        self._is_closing = True
+        self._thread.join()
         for lines in self._lines.values():
             lines.send(over=True)
             lines.close()
@@ -75,7 +78,7 @@ class Center:
 
     def _work(self) -> None:
         looked = beaten = time.monotonic()
-        while not self._is_over:
+        while not (self._is_closing and self._ranks.keys() == {0}):
             self._listen(BEAT_SECONDS / 2)
             now = time.monotonic()
             if now - looked > _OWN_PAUSE_SECONDS:
@@ -84,7 +87,7 @@ class Center:
             looked = now
             self._hear(0, {"mark": self._own_mark()})
             verdict = judge(self._ranks, now, self._timeout)
-            if verdict is not None and not self._is_over:
+            if verdict is not None:
                 self._carry_out(verdict)
                 return
             if now - beaten >= BEAT_SECONDS:
