@@ -79,6 +79,7 @@ def run(start: Start) -> dict[str, Any]:
         every = config.run.evaluation_every_epochs
         if (epoch + 1) % every and epoch + 1 != plan.epochs:
             return {}
+        job.mlperf_log.evaluation_begins(epoch)
         result.update(_evaluate(job, trainer, plan.epoch_end_step(epoch)))
         return {f"val_{name}": value for name, value in result.items()}
 
@@ -87,6 +88,7 @@ def run(start: Start) -> dict[str, Any]:
         lambda: run_log.begin(plan, _environment(job), first_step),
     )
     try:
+        job.mlperf_log.begin(plan)
         run_log.line(_headline(config, plan, first_step))
         for split, description in _descriptions(job).items():
             run_log.line(f"{split}: {description}")
@@ -161,6 +163,7 @@ def _callbacks(
     config, plan = job.config, job.plan
     calls = [
         Progress(job.supervisor, batches),
+        job.mlperf_log,
         callbacks.BroadcastState(job.processes, trainer.average.variables),
         *update_rule.step_callbacks(config, plan, first_step),
         stopping.StopTogether(

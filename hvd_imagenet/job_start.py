@@ -10,6 +10,7 @@ from hvd_imagenet import (
     devices,
     distributed,
     first_rank,
+    mlperf_log,
     resuming,
     runlog,
     saving,
@@ -40,6 +41,7 @@ class Job:
         run_log: the run directory on rank 0, nothing elsewhere.
         threads: threads of the input pipeline.
         supervisor: is told how far this rank is.
+        mlperf_log: MLPerf's lines on rank 0, if asked for.
     """
 
     config: Config
@@ -51,6 +53,7 @@ class Job:
     run_log: runlog.NullRunLog
     threads: int
     supervisor: Supervisor
+    mlperf_log: mlperf_log.NullMLPerfLog
 
 
 class Start(NamedTuple):
@@ -113,6 +116,7 @@ def prepare(
         ValueError: one sentence on what is wrong and the remedy.
     """
     world = processes.world
+    mlperf = mlperf_log.start(config, processes)
     data = open_data(config, processes, begun)
     plan = data.plan
     processes.require_same(
@@ -135,4 +139,5 @@ def prepare(
         or runlog.NullRunLog(),
         threads=config.data.input_threads or devices.threads_per_process(world),
         supervisor=supervisor,
+        mlperf_log=mlperf,
     )

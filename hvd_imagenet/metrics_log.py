@@ -52,7 +52,7 @@ class MetricsLog:
             for name, value in record.items()
         }
         with self._lines.one():
-            _append(self._path, json.dumps(record) + "\n")
+            append(self._path, json.dumps(record) + "\n")
 
     def _forget_after(self, step: int) -> None:
         if not os.path.exists(self._path):
@@ -70,7 +70,7 @@ class MetricsLog:
         atomic_files.write_text(self._path, "".join(kept))
 
 
-def _append(path: str, line: str) -> None:
+def append(path: str, line: str) -> None:
     """Adds a whole line, or nothing.
 
     Opened every time: to a file that was removed one could write for ever.

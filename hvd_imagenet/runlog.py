@@ -5,6 +5,7 @@
     environment.json  versions, hosts and variables it ran with
     metrics.jsonl     one JSON object per line, as it goes
     result.json       the final evaluation
+    mlperf.log        with --mlperf_log, see mlperf_log.py
     lock              the process that writes all this, while it does
     checkpoints/      see checkpoints.py
     tensorboard/      curves, pictures and tables: train/ and validation/

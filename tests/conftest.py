@@ -9,6 +9,7 @@ import pytest
 
 import image_data
 import jobs
+import mlperf
 from hvd_imagenet import sources
 
 _REPOSITORY = pathlib.Path(__file__).parent.parent
@@ -113,6 +114,7 @@ class _Runs(dict):
         jobs.train(
             ranks,
             *jobs.RECIPE,
+            *mlperf.SUBMITTER,
             f"--data_dir={self._data_dir}",
             f"--workdir={workdir}",
         )

@@ -431,6 +431,11 @@ _OTHER = {
     "stall_timeout_seconds": 0.5,
     "dry_run": True,
     "world_size": 256,
+    "mlperf_log": True,
+    "submission_org": "Example Laboratory",
+    "submission_platform": "2 x 8 GPUs",
+    "submission_division": "closed",
+    "submission_status": "onprem",
 }
 
 

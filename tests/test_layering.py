@@ -25,6 +25,7 @@ _MODULES = {
     "schedule": (0, ""),
     "world": (0, ""),
     "config.data": (0.25, ""),
+    "config.mlperf": (0.25, ""),
     "config.model": (0.25, ""),
     "config.optimization": (0.25, ""),
     "config.phases": (0.25, ""),
@@ -109,6 +110,8 @@ _MODULES = {
     #
     "confusion": (3, "numpy"),
     "layer_norms": (4, "keras numpy tensorflow"),
+    "mlperf_keys": (3, ""),
+    "mlperf_log": (4, "absl.logging keras mlperf_logging psutil"),
     "monitors": (4, "keras numpy"),
     "pictures": (0, "PIL numpy"),
     "profiling": (0, "absl.logging keras tensorflow"),

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 import jobs
+import mlperf
 
 pytestmark = pytest.mark.horovod
 
@@ -121,6 +122,33 @@ def test_the_evaluation_counts_every_image_once(runs, ranks):
     assert result["images_per_second"] > 0
     (validation,) = jobs.metrics(runs[ranks], "validation")
     assert validation["top1"] == result["top1"]
+
+
+def test_the_log_for_mlperf_is_the_runs(runs):
+    path = runs[2] / "mlperf.log"
+    # The rate falls in steps. No line stands twice, as it would if two ranks
+    # wrote. The checker takes no accuracy of 100 %, which patterns may reach.
+    missing = "Required EXACTLY_ONE occurrence of 'sgd_opt_{}' but found 0"
+    complaints = mlperf.complaints(path)
+    assert [c for c in complaints if not c.startswith(mlperf.TOO_LOW)] == [
+        missing.format("end_learning_rate"),
+        missing.format("learning_rate_decay_poly_power"),
+        missing.format("learning_rate_decay_steps"),
+    ]
+    lines = {line.key: line for line in mlperf.read(path)}
+    assert lines["gradient_accumulation_steps"].value["value"] == 2
+    assert lines["train_samples"].value["value"] == 930
+    assert lines["eval_samples"].value["value"] == 310
+    (validation,) = jobs.metrics(runs[2], "validation")
+    assert lines["eval_accuracy"].value["value"] == validation["top1"]
+    assert lines["run_stop"].value["metadata"]["status"] == (
+        "success" if validation["top1"] >= 0.759 else "aborted"
+    )
+    at = {key: line.timestamp for key, line in lines.items()}
+    assert at["init_start"] < at["init_stop"] == at["run_start"]
+    # Reading, making the model and training are on the clock.
+    assert at["run_start"] < at["block_start"] < at["block_stop"]
+    assert at["eval_start"] < at["eval_stop"] <= at["run_stop"]
 
 
 def _resume(ranks, data_dir, finished, workdir, step, *flags):

@@ -8,6 +8,7 @@ from these fields. Each group of knobs is a module.
 """
 
 from hvd_imagenet.config.data import DataConfig
+from hvd_imagenet.config.mlperf import MLPerfConfig
 from hvd_imagenet.config.model import ModelConfig
 from hvd_imagenet.config.optimization import OptimizationConfig
 from hvd_imagenet.config.phases import PhaseConfig
@@ -18,6 +19,7 @@ from hvd_imagenet.config.whole import Config, require_same
 __all__ = [
     "Config",
     "DataConfig",
+    "MLPerfConfig",
     "ModelConfig",
     "OptimizationConfig",
     "PhaseConfig",

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from hvd_imagenet.config.data import DataConfig
+from hvd_imagenet.config.mlperf import MLPerfConfig
 from hvd_imagenet.config.model import ModelConfig
 from hvd_imagenet.config.optimization import OptimizationConfig
 from hvd_imagenet.config.phases import PhaseConfig
@@ -31,6 +32,7 @@ class Config:
     schedule: ScheduleConfig = dataclasses.field(default_factory=ScheduleConfig)
     phases: PhaseConfig = dataclasses.field(default_factory=PhaseConfig)
     run: RunConfig = dataclasses.field(default_factory=RunConfig)
+    mlperf: MLPerfConfig = dataclasses.field(default_factory=MLPerfConfig)
 
     def __post_init__(self):
         data, epochs = self.data, self.optimization.epochs
