@@ -1,16 +1,22 @@
-"""Keras callbacks for any Keras 3 model: state from rank 0, learning rate."""
+"""Keras callbacks for any Keras 3 model: its state, metrics, learning rate."""
 
 import abc
 from collections.abc import Callable, Sequence
 
 import keras
+import numpy as np
 
+from hvd_imagenet import optimizers
 from hvd_imagenet import schedule as schedule_lib
 from hvd_imagenet.processes import Processes
 
 
 class BroadcastState(keras.callbacks.Callback):
-    """Gives all ranks rank 0's weights, statistics and optimizer state."""
+    """Gives all ranks rank 0's weights, statistics and optimizer state.
+
+    When training begins, it also sees that all ranks will take as many steps,
+    as one that ends early leaves the others waiting.
+    """
 
     def __init__(
         self, processes: Processes, others: Sequence[keras.Variable] = ()
@@ -25,13 +31,68 @@ class BroadcastState(keras.callbacks.Callback):
         self._processes = processes
         self._others = others
 
+    def set_model(self, model):
+        super().set_model(model)
+        optimizers.require_outermost(model.optimizer)
+        if self._processes.world.size > 1:
+            # Keras asks for this after it has set the model. XLA, the default
+            # on GPUs, cannot compile an exchange.
+            model.jit_compile = False
+
     def on_train_begin(self, logs=None):
+        self._processes.require_same(
+            {name: self.params.get(name) for name in ("epochs", "steps")}
+        )
+        if not self.model.built:
+            raise ValueError(
+                f"{self.model.name} has no weights yet that rank 0 could give"
+                " to the others; begin it with keras.Input, or call it on a"
+                " batch of images before fit."
+            )
         optimizer = self.model.optimizer
         if not optimizer.built:
             optimizer.build(self.model.trainable_variables)
         self._processes.broadcast(
             [*self.model.variables, *optimizer.variables, *self._others]
         )
+
+
+class AverageMetrics(keras.callbacks.Callback):
+    """Makes the metrics of an epoch means over ranks; comes before their users.
+
+    `ReduceLROnPlateau`, `EarlyStopping`, `ModelCheckpoint` and the history then
+    see the same on all ranks. Every rank counts the same: give them equally
+    many images. Where Keras's own train step would leave the gradients of each
+    rank to itself, there is no one model to measure, and training is refused.
+    """
+
+    def __init__(self, processes: Processes):
+        """Says whose metrics.
+
+        Args:
+            processes: the ranks.
+        """
+        super().__init__()
+        self._processes = processes
+
+    def set_model(self, model):
+        super().set_model(model)
+        if (
+            self._processes.world.size > 1
+            and type(model).train_step is keras.Model.train_step
+            and not optimizers.is_distributed(model.optimizer)
+        ):
+            raise ValueError(
+                f"{model.name} would become another model on every rank, as"
+                f" nothing averages the gradients of {model.optimizer.name};"
+                " compile with optimizers.distributed(optimizer, processes)."
+            )
+
+    def on_epoch_end(self, epoch, logs=None):
+        names = sorted(logs)
+        own = np.array([float(logs[name]) for name in names], np.float64)
+        means = self._processes.sum(own) / self._processes.world.size
+        logs.update(zip(names, means.tolist(), strict=True))
 
 
 class _EveryStep(keras.callbacks.Callback, abc.ABC):
@@ -97,8 +158,10 @@ class LinearScaling(_LearningRate):
             base_learning_rate: rate for `base_batch_size` images per step.
             base_batch_size: in images.
             global_batch_size: images per step over all ranks.
-            decay: multiplier of the scaled rate by global step.
-            first_step: see the base class.
+            decay: multiplier of the scaled rate by global step, such as
+                `schedule.Cosine`.
+            first_step: global step at the beginning of training. Default: the
+                optimizer's own count.
         """
         super().__init__(first_step)
         self._peak = schedule_lib.linear_scaling(
@@ -119,6 +182,12 @@ class Warmup(_LearningRate):
     def __init__(
         self, warmup: schedule_lib.Warmup, first_step: int | None = None
     ):
+        """Takes the warmup.
+
+        Args:
+            warmup: rates of the first steps.
+            first_step: see `LinearScaling`.
+        """
         super().__init__(first_step)
         self._warmup = warmup
 
@@ -143,7 +212,7 @@ class RMSpropTransition(_EveryStep):
 
         Args:
             transition: share of SGD by global step.
-            first_step: see the base class.
+            first_step: see `LinearScaling`.
         """
         super().__init__(first_step)
         self._transition = transition

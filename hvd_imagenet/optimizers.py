@@ -1,9 +1,11 @@
-"""Momentum SGD as Goyal 2017 writes it."""
+"""Momentum SGD as Goyal 2017 writes it, and any optimizer on many ranks."""
 
 from collections.abc import Sequence
 
 import keras
 import tensorflow as tf
+
+from hvd_imagenet.processes import Processes
 
 # Keras names of the variables that are not decayed: batch normalization's, as
 # Goyal 2017 (section 5.1) excludes them, and the bias of the last layer.
@@ -95,3 +97,102 @@ class MomentumSGD(keras.optimizers.Optimizer):
             "weight_decay": self.coupled_weight_decay,
             "not_decayed": self.not_decayed,
         }
+
+
+class _AveragedApply:
+    """An optimizer's `apply`, with the means of all ranks' gradients."""
+
+    def __init__(
+        self, optimizer: keras.optimizers.Optimizer, processes: Processes
+    ):
+        self._apply = optimizer.apply
+        self._average = processes.average_gradients
+        # Eagerly, gradients have no names to tell them apart by.
+        self._average_eagerly = tf.function(processes.average_gradients)
+
+    def __call__(self, grads, trainable_variables=None):
+        grads = list(grads)
+        # Of an embedding they may be sparse; ranks have other rows.
+        own = [tf.convert_to_tensor(grad) for grad in grads if grad is not None]
+        average = self._average
+        if tf.executing_eagerly():
+            average = self._average_eagerly
+        means = iter(average(own))
+        return self._apply(
+            [None if grad is None else next(means) for grad in grads],
+            trainable_variables,
+        )
+
+
+def distributed(
+    optimizer: keras.optimizers.Optimizer, processes: Processes
+) -> keras.optimizers.Optimizer:
+    """Makes a Keras 3 optimizer apply the mean of all ranks' gradients.
+
+    For `model.fit` and for train steps that call `apply` or `apply_gradients`;
+    on all ranks, with gradients of the same variables. Clipping sees the means.
+    Around a LossScaleOptimizer, not inside one, so that all ranks find the same
+    inf and skip together; where Keras's dtype policy is mixed_float16, one is
+    made, as `compile` would.
+
+    The optimizer stays what it is: a saved model has it without the averaging,
+    loads without this package, and `distributed(model.optimizer, processes)`
+    goes on. XLA cannot compile the exchange: `callbacks.BroadcastState`
+    switches `jit_compile` off, else compile with `jit_compile=False`.
+
+    Args:
+        optimizer: any, built or not. It is changed.
+        processes: the ranks.
+
+    Returns:
+        The optimizer, or the LossScaleOptimizer around it.
+
+    Raises:
+        ValueError: it was made so before, or is inside a LossScaleOptimizer.
+    """
+    if any(map(is_distributed, _with_inner(optimizer))):
+        raise ValueError(
+            f"{optimizer.name} averages gradients already; distribute an"
+            " optimizer once, the outer one of a LossScaleOptimizer."
+        )
+    if keras.config.dtype_policy().name == "mixed_float16" and not isinstance(
+        optimizer, keras.optimizers.LossScaleOptimizer
+    ):
+        optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
+    # Of this instance alone: its class is what Keras saves.
+    optimizer.apply = _AveragedApply(optimizer, processes)
+    return optimizer
+
+
+def is_distributed(optimizer: keras.optimizers.Optimizer) -> bool:
+    """Whether an optimizer went through `distributed`.
+
+    Args:
+        optimizer: any.
+    """
+    return isinstance(optimizer.apply, _AveragedApply)
+
+
+def require_outermost(optimizer: keras.optimizers.Optimizer) -> None:
+    """Refuses to average behind a check for inf that each rank does alone.
+
+    Args:
+        optimizer: of a compiled model.
+
+    Raises:
+        ValueError: a LossScaleOptimizer is around a distributed optimizer.
+    """
+    for inner in _with_inner(optimizer)[1:]:
+        if is_distributed(inner):
+            raise ValueError(
+                f"{inner.name} averages gradients inside a LossScaleOptimizer,"
+                " where a rank that finds an inf leaves the others waiting;"
+                " distribute the LossScaleOptimizer instead."
+            )
+
+
+def _with_inner(
+    optimizer: keras.optimizers.Optimizer,
+) -> list[keras.optimizers.Optimizer]:
+    inner = getattr(optimizer, "inner_optimizer", None)
+    return [optimizer] if inner is None else [optimizer, inner]

@@ -4,12 +4,14 @@ import itertools
 import json
 import pathlib
 import re
+import textwrap
 
+import keras
 import numpy as np
 import pytest
 
 import jobs
-from hvd_imagenet import devices, environment
+from hvd_imagenet import devices, environment, optimizers
 from hvd_imagenet.world import World, launched_size
 
 _PROGRAMS = pathlib.Path(__file__).parent / "programs"
@@ -64,13 +66,95 @@ def test_gradients_in_half_precision_are_averaged():
 
 
 @pytest.mark.horovod
-def test_the_callbacks_serve_any_keras_model():
-    ranks = _result(jobs.run(2, str(_PROGRAMS / "fit_any_model.py")))
-    # Seeds differ by rank, so only the broadcast makes them equal.
-    assert ranks[0]["first"] == ranks[1]["first"]
-    expected = [0.01, 0.0125, 0.015, 0.0175, 0.02, 0.02, 0.002, 0.002]
-    for rank in ranks:
-        np.testing.assert_allclose(rank["rates"], expected, rtol=1e-6)
+def test_any_optimizer_applies_the_mean_gradient():
+    program = _PROGRAMS / "distribute_optimizers.py"
+    ranks = _result(jobs.run(2, str(program)))
+    assert len(ranks) == 2
+    for name, found in ranks[0].items():
+        # The same sums on all ranks, to the bit.
+        assert found["weights"] == ranks[1][name]["weights"], name
+        np.testing.assert_allclose(
+            found["weights"], found["expected"], rtol=1e-5, err_msg=name
+        )
+    # All skipped the step.
+    assert [rank["skipped"]["scale"] for rank in ranks] == [2.0, 2.0]
+
+
+def _example():
+    """The code of the README for any Keras model."""
+    text = (_PROGRAMS.parent.parent / "README.md").read_text()
+    _, _, section = text.partition("\n## Any Keras model\n")
+    section, _, _ = section.partition("\n## ")
+    lines = [
+        line
+        for line in section.splitlines()
+        if line.startswith("    ") or not line
+    ]
+    return textwrap.dedent("\n".join(lines)).strip() + "\n"
+
+
+@pytest.fixture(scope="module")
+def example(tmp_path_factory):
+    """What the README's example gives, by ranks, on each rank."""
+    folder = tmp_path_factory.mktemp("example")
+    (folder / "example.py").write_text(_example())
+    program = (
+        f"import os, runpy, sys; os.chdir({str(folder)!r});"
+        "sys.argv[:] = ['', 'example.py'];"
+        f"runpy.run_path({str(_PROGRAMS / 'run_example.py')!r},"
+        " run_name='__main__')"
+    )
+    return {
+        1: _result(jobs.run(0, "-c", program)),
+        2: _result(jobs.run(2, "-c", program)),
+        "folder": folder,
+    }
+
+
+def _flat(weights):
+    return np.concatenate(weights)
+
+
+def test_the_readmes_example_is_short():
+    lines = _example().splitlines()
+    assert 10 < len(lines) <= 30
+    assert max(map(len, lines)) <= 80
+
+
+@pytest.mark.horovod
+def test_the_readmes_example_is_the_same_on_one_rank_and_two(example):
+    ((one,), two) = example[1], example[2]
+    first, second = (rank["averaged"] for rank in two)
+    # Seeds differ by rank, so they begin alike only by the broadcast.
+    assert first["weights"] == second["weights"]
+    one = one["averaged"]
+    difference = np.linalg.norm(_flat(first["weights"]) - _flat(one["weights"]))
+    assert difference < 1e-5 * np.linalg.norm(_flat(one["weights"]))
+    # All ranks see the metrics of all images.
+    assert first["history"] == second["history"]
+    for name, values in one["history"].items():
+        # An image may be judged otherwise by a rounding error.
+        tolerance = {"atol": 0.01} if "accuracy" in name else {"rtol": 1e-4}
+        np.testing.assert_allclose(first["history"][name], values, **tolerance)
+    assert first["history"]["val_accuracy"][-1] > 0.95
+    # The last of 220 steps.
+    assert first["rate"] == pytest.approx(1.6e-5, rel=0.01)
+
+
+@pytest.mark.horovod
+def test_without_averaging_the_example_goes_apart(example):
+    first, second = (rank["apart"]["weights"] for rank in example[2])
+    difference = np.linalg.norm(_flat(first) - _flat(second))
+    assert difference > 0.05 * np.linalg.norm(_flat(first))
+
+
+@pytest.mark.horovod
+def test_the_examples_model_is_keras_own(example):
+    model = keras.models.load_model(example["folder"] / "digits.keras")
+    assert type(model.optimizer) is keras.optimizers.SGD
+    assert not optimizers.is_distributed(model.optimizer)
+    epochs = len(example[2][0]["apart"]["history"]["loss"])
+    assert int(model.optimizer.iterations) == 22 * epochs
 
 
 def test_a_launcher_without_horovod_is_named(tmp_path):

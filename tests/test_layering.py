@@ -94,7 +94,7 @@ _MODULES = {
     "folders": (2, "numpy"),
     "splits": (2.75, ""),
     #
-    "callbacks": (3, "keras"),
+    "callbacks": (3, "keras numpy"),
     "dataset": (3, "numpy tensorflow"),
     "signals": (2, "keras numpy tensorflow"),
     "checkpoints": (1, "absl.logging numpy"),

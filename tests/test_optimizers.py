@@ -9,9 +9,11 @@ import keras
 import numpy as np
 import pytest
 
+from hvd_imagenet import optimizers
 from hvd_imagenet.lamb import LAMB
 from hvd_imagenet.lars import LARS
 from hvd_imagenet.optimizers import MomentumSGD
+from hvd_imagenet.processes import Processes
 from hvd_imagenet.rmsprop_warmup import RMSpropWarmup
 
 _RATES = (0.1, 0.1, 0.2, 0.2, 0.02)
@@ -210,3 +212,61 @@ def test_all_skip_an_infinite_gradient(optimizer):
     for old, new in zip(before, after, strict=True):
         np.testing.assert_array_equal(old, new)
     assert float(scaled.dynamic_scale) == 512.0
+
+
+# --- On many ranks. ---
+
+
+class _Halving(Processes):
+    """Two ranks, of which the other one's gradients are zero."""
+
+    def average_gradients(self, gradients):
+        return [gradient / 2.0 for gradient in gradients]
+
+
+def test_all_can_be_distributed(optimizer):
+    plain = type(optimizer).from_config(optimizer.get_config())
+    given = optimizers.distributed(optimizer, _Halving())
+    assert given is optimizer and optimizers.is_distributed(given)
+    ours, theirs = _variable([1.0, -2.0]), _variable([1.0, -2.0])
+    given.apply_gradients([(np.float32([1.0, 4.0]), ours)])
+    plain.apply_gradients([(np.float32([0.5, 2.0]), theirs)])
+    np.testing.assert_array_equal(ours.numpy(), theirs.numpy())
+
+
+def test_a_saved_model_has_the_plain_optimizer_and_goes_on(tmp_path):
+    model = _model()
+    _fit(model, optimizers.distributed(MomentumSGD(0.01), _Halving()))
+    model.save(tmp_path / "model.keras")
+    again = keras.models.load_model(tmp_path / "model.keras")
+    assert type(again.optimizer) is MomentumSGD
+    assert not optimizers.is_distributed(again.optimizer)
+    assert int(again.optimizer.iterations) == 4
+    optimizers.distributed(again.optimizer, _Halving())
+    weights = []
+    for one in (model, again):
+        _fit(one, one.optimizer)
+        weights.append(one.get_weights())
+    for ours, theirs in zip(*weights, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_what_is_distributed_is_so_once():
+    inner = optimizers.distributed(keras.optimizers.SGD(0.1), Processes())
+    for again in (inner, keras.optimizers.LossScaleOptimizer(inner)):
+        with pytest.raises(ValueError, match="averages gradients already"):
+            optimizers.distributed(again, Processes())
+
+
+def test_mixed_float16_finds_inf_in_the_means():
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        given = optimizers.distributed(keras.optimizers.SGD(0.1), Processes())
+        model = keras.Sequential([keras.Input([1]), keras.layers.Dense(1)])
+        model.compile(given, "mse")
+    finally:
+        keras.config.set_dtype_policy("float32")
+    # Where Keras would put its own around the averaging.
+    assert model.optimizer is given
+    assert isinstance(given, keras.optimizers.LossScaleOptimizer)
+    optimizers.require_outermost(given)
