@@ -63,6 +63,15 @@ class FusedBatchNormalization(keras.layers.Layer):
         gamma_initializer: Any = "ones",
         **kwargs,
     ):
+        """Sets the constants.
+
+        Args:
+            momentum: share of the old value that a step keeps in the running
+                statistics.
+            epsilon: added to the variance.
+            gamma_initializer: Keras initializer of gamma.
+            **kwargs: what else keras.layers.Layer takes.
+        """
         super().__init__(**kwargs)
         self.momentum = momentum
         self.epsilon = epsilon
@@ -126,7 +135,11 @@ class FusedBatchNormalization(keras.layers.Layer):
 
 
 def running_statistics(model: keras.Model) -> list[keras.Variable]:
-    """Means and variances of all batch normalization layers of a model."""
+    """Means and variances of all batch normalization layers of a model.
+
+    Args:
+        model: with Keras's own layers, or these.
+    """
     return [
         variable
         for variable in model.non_trainable_variables

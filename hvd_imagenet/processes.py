@@ -15,6 +15,8 @@ from hvd_imagenet.world import World
 class Processes:
     """A world of one process: nothing to exchange.
 
+    Every method that exchanges is collective: all ranks must call it.
+
     Attributes:
         world: the place of this process.
     """
@@ -25,15 +27,26 @@ class Processes:
     def average_gradients(
         self, gradients: Sequence[tf.Tensor]
     ) -> list[tf.Tensor]:
-        """Means over ranks of gradients, inside a `tf.function`."""
+        """Means over ranks of gradients, inside a `tf.function`.
+
+        Args:
+            gradients: of this rank, of the same shapes on all.
+        """
         return list(gradients)
 
     def sum_in_graph(self, values: tf.Tensor) -> tf.Tensor:
-        """Sum over ranks of a few float32 numbers, inside a `tf.function`."""
+        """Sum over ranks of a few numbers, inside a `tf.function`.
+
+        Args:
+            values: of this rank, float32.
+        """
         return values
 
     def with_compression(self, compression: str) -> "Processes":
         """The same ranks, with gradients in another format on the wire.
+
+        Args:
+            compression: "none", "fp16" or "bf16".
 
         Raises:
             ValueError: Horovod cannot sum that format.
@@ -41,23 +54,45 @@ class Processes:
         return self
 
     def average(self, variables: Sequence[keras.Variable]) -> None:
-        """Sets every variable to its mean over ranks."""
+        """Sets every variable to its mean over ranks.
+
+        Args:
+            variables: of the same types and shapes on all ranks.
+        """
 
     def broadcast(
         self, variables: Sequence[keras.Variable], root: int = 0
     ) -> None:
-        """Sets every variable to its value on rank `root`."""
+        """Sets every variable to its value on one rank.
+
+        Args:
+            variables: of the same types and shapes on all ranks.
+            root: that rank.
+        """
 
     def sum(self, values: np.ndarray) -> np.ndarray:
-        """Sum over ranks of a float64 array."""
+        """Sum over ranks of an array.
+
+        Args:
+            values: of this rank, float64, of the same shape on all.
+        """
         return values
 
     def broadcast_object(self, value: Any, root: int = 0) -> Any:
-        """The value that rank `root` passed."""
+        """The value that one rank passed.
+
+        Args:
+            value: that can be pickled.
+            root: that rank.
+        """
         return value
 
     def gather_object(self, value: Any) -> list[Any]:
-        """The values of all ranks, in their order."""
+        """The values of all ranks, in their order.
+
+        Args:
+            value: of this rank, that can be pickled.
+        """
         return [value]
 
     def barrier(self) -> None:
@@ -68,11 +103,17 @@ class Processes:
         """Rank 0 writes what is exchanged meanwhile, as Chrome's traces.
 
         All ranks must call it. Needs `start(timeline=True)`.
+
+        Args:
+            path: of the file.
         """
         yield
 
     def require_same(self, facts: Mapping[str, Any]) -> None:
         """Ranks with other flags or other data would wait for each other.
+
+        Args:
+            facts: value by name, of this rank.
 
         Raises:
             ValueError: a fact is another one on rank 0.

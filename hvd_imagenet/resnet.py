@@ -29,6 +29,9 @@ def build_model(config: ModelConfig) -> keras.Model:
     code), the last layer from N(0, 0.01^2), gamma 1, but 0 in the last batch
     normalization of each block if `config.zero_gamma`.
 
+    Args:
+        config: the network and its number formats.
+
     Returns:
         A model from [batch, height, width, 3] normalised images, of any size,
         to [batch, num_classes] float32 logits.

@@ -19,6 +19,11 @@ def linear_scaling(
 
     Goyal 2017, section 2.1: when the minibatch is multiplied by k, multiply
     the learning rate by k.
+
+    Args:
+        base_learning_rate: rate for `base_batch_size` images per step.
+        base_batch_size: in images.
+        global_batch_size: images per step over all ranks.
     """
     # The quotient first: equal batches must give exactly the base rate.
     return base_learning_rate * (global_batch_size / base_batch_size)
@@ -128,6 +133,10 @@ class Cosine:
 
     Loshchilov and Hutter 2017, "SGDR" (arXiv 1608.03983), equation 5, without
     restarts.
+
+    Attributes:
+        start: step.
+        end: step, at and after which the multiplier is 0.
     """
 
     start: int
@@ -147,6 +156,12 @@ class Polynomial:
 
     You, Gitman and Ginsburg 2017 (arXiv 1708.03888), section 5, with power 2;
     with an end that is not zero as in MLPerf's reference code.
+
+    Attributes:
+        start: step.
+        end: step, at and after which the multiplier is `end_share`.
+        power: of the share of steps that is left.
+        end_share: multiplier at the end.
     """
 
     start: int
