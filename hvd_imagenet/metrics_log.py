@@ -7,6 +7,7 @@ import contextlib
 import json
 import math
 import os
+import time
 from collections.abc import Mapping
 
 from hvd_imagenet import atomic_files
@@ -43,7 +44,9 @@ class MetricsLog:
             step: steps done.
             values: value by name.
         """
-        record = {"kind": kind, "step": step, **values}
+        # Seconds since 1970: by this name pandas reads them as times.
+        now = int(time.time())
+        record = {"kind": kind, "step": step, "timestamp": now, **values}
         # JSON has no nan; a diverged loss must not make the file unreadable.
         record = {
             name: None

@@ -2,7 +2,9 @@
 
     run.flags         flagfile that repeats the run
     plan.json         its `Plan`
-    environment.json  versions, hosts and variables it ran with
+    environment.json  versions, machine and variables it ran with, and `starts`:
+                      when, at which step and on how many processes it began
+                      or went on
     metrics.jsonl     one JSON object per line, as it goes
     result.json       the final evaluation
     mlperf.log        with --mlperf_log, see mlperf_log.py
@@ -156,6 +158,12 @@ class RunLog(NullRunLog):
         self._write("run.flags", f"# {command}\n{flags.to_text(self._config)}")
         self._write("plan.json", plan.as_json() + "\n")
         facts = {**describe_machine(), **environment}
+        start = {
+            "time": facts["started"],
+            "step": first_step,
+            "processes": plan.world_size,
+        }
+        facts["starts"] = [*self._earlier_starts(), start]
         self._write("environment.json", json.dumps(facts, indent=2) + "\n")
         self._metrics = MetricsLog(self._directory, first_step)
         self._tensorboard.begin(self._config.recipe())
@@ -196,6 +204,14 @@ class RunLog(NullRunLog):
         if any(losses):
             logging.warning("Lost: %s.", "; ".join(filter(None, losses)))
         self._lock.release()
+
+    def _earlier_starts(self) -> list:
+        """When and where the run was begun before, as far as can be read."""
+        try:
+            with open(self._path("environment.json"), "rb") as file:
+                return list(json.load(file)["starts"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return []
 
     def _path(self, *names: str) -> str:
         return os.path.join(self._directory, *names)

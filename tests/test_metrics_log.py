@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import time
 
 import pytest
 from tensorboard.backend.event_processing import event_accumulator
@@ -112,6 +113,15 @@ def test_nothing_lost_is_nothing_said(tmp_path):
     log.add([1, 2])
     assert log.close() == ["", ""]
     assert _steps(tmp_path) == _curve(tmp_path) == [1, 2]
+
+
+def test_every_line_says_when_it_was_measured(tmp_path):
+    log = MetricsLog(str(tmp_path), 0)
+    before = time.time()
+    log.add("train", 1, {"loss": 1.0})
+    after = time.time()
+    record = json.loads((tmp_path / "metrics.jsonl").read_text())
+    assert int(before) <= record["timestamp"] <= after
 
 
 @pytest.mark.parametrize(
