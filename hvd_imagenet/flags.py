@@ -116,6 +116,17 @@ def parse_group(
     return _group(group, flag_values)
 
 
+def parse_with_paths(
+    group: type[T],
+    argv: Sequence[str],
+    flag_values: flags.FlagValues = flags.FLAGS,
+) -> tuple[T, list[str]]:
+    """As `parse_group`, of a program whose arguments are paths and flags."""
+    flag_values.set_gnu_getopt()  # Flags may stand behind a path.
+    paths = _read_arguments(argv, flag_values)
+    return _group(group, flag_values), paths
+
+
 def parse_or_exit(
     argv: Sequence[str], parse: Callable[[Sequence[str]], T] = parse
 ) -> T:
@@ -163,18 +174,25 @@ def to_text(config: config_lib.Config) -> str:
 
 def _read_flags(argv: Sequence[str], flag_values: flags.FlagValues) -> None:
     """Takes over the values of a command line that has flags only."""
-    try:
-        positional = flag_values(list(argv))[1:]
-    except BrokenPipeError:  # Of --help, not of a flagfile.
-        raise
-    except (OSError, ValueError) as error:  # Also of names and bytes.
-        raise flags.Error(f"--flagfile cannot be read: {error}") from error
+    positional = _read_arguments(argv, flag_values)
     if positional:
         raise flags.Error(
             f"'{positional[0]}' is no flag; write --name=value, in a flagfile"
             " one per line without spaces before it, comments on lines of"
             " their own that begin with #."
         )
+
+
+def _read_arguments(
+    argv: Sequence[str], flag_values: flags.FlagValues
+) -> list[str]:
+    """Takes over the values of a command line; returns what is no flag."""
+    try:
+        return flag_values(list(argv))[1:]
+    except BrokenPipeError:  # Of --help, not of a flagfile.
+        raise
+    except (OSError, ValueError) as error:  # Also of names and bytes.
+        raise flags.Error(f"--flagfile cannot be read: {error}") from error
 
 
 def _group(group: type[T], flag_values: flags.FlagValues) -> T:

@@ -17,6 +17,19 @@ _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 _OWNER_SECONDS = 1.0
 
 
+def is_held(directory: str) -> bool:
+    """Whether a run is writing a directory, as far as this host can tell."""
+    try:
+        with open(os.path.join(directory, _NAME), "rb") as file:
+            # Shared, so that several may ask at once; it ends with the file.
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        pass
+    return False
+
+
 class RunLock:
     """Holds a directory until it is released or the process ends, however.
 

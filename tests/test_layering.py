@@ -192,6 +192,24 @@ _MODULES = {
     "measuring.input_cost": (4, "numpy tensorflow"),
     "measuring.input_speed": (5, ""),
     #
+    "reporting.__init__": (0, ""),
+    "reporting.metrics": (0, "numpy"),
+    "reporting.naming": (0, ""),
+    "reporting.styles": (0, ""),
+    "reporting.options": (0.5, ""),
+    "reporting.panels": (0.5, "numpy"),
+    "reporting.drawing": (1, "matplotlib numpy"),
+    "reporting.planned": (2, ""),
+    "reporting.thinning": (2.5, "numpy"),
+    "reporting.runs": (3, "numpy"),
+    "reporting.curves": (4, "numpy"),
+    "reporting.facts": (4, ""),
+    "reporting.plan_curves": (4, "numpy"),
+    "reporting.tables": (4, "numpy"),
+    "reporting.worlds": (4, "numpy"),
+    "reporting.page": (5, "jinja2"),
+    "reporting.world_curves": (5, "numpy"),
+    #
     "scaling.__init__": (0, ""),
     "scaling.network": (0, ""),
     "scaling.measured": (0, ""),
@@ -209,6 +227,7 @@ _MODULES = {
     "launch": (6, "absl.app absl.flags"),
     "predict_scaling": (6, ""),
     "program": (5, "absl.app absl.flags"),
+    "report": (6, "absl.app absl.flags"),
     "train": (6, ""),
 }
 

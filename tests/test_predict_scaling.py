@@ -220,7 +220,7 @@ def test_what_cannot_be_is_said_in_a_sentence(arguments, named):
 
 def test_a_missing_matplotlib_is_named(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(ValueError, match=r"needs matplotlib .* extra dev"):
+    with pytest.raises(ValueError, match=r"needs matplotlib .* extra report"):
         plot.draw({"ring": [(1, 1.0)]}, [], str(tmp_path / "scaling.png"))
 
 

@@ -25,7 +25,7 @@ def draw(
     except ImportError as error:
         raise ValueError(
             f"--plot={output} needs matplotlib ({error}); pip install"
-            " matplotlib, or hvd_imagenet with its extra dev."
+            " matplotlib, or hvd_imagenet with its extra report."
         ) from error
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.subplots()
