@@ -15,6 +15,7 @@ import tensorflow as tf
 from hvd_imagenet import mixing, order
 from hvd_imagenet.batches import Batches
 from hvd_imagenet.config import Config
+from hvd_imagenet.evaluation_plan import EvaluationPlan
 from hvd_imagenet.phases import Phase
 from hvd_imagenet.pipeline import Batch, Pipeline
 from hvd_imagenet.plan import Plan
@@ -156,7 +157,7 @@ def training_pipeline(
 
 def evaluation_batches(
     config: Config,
-    plan: Plan,
+    plan: EvaluationPlan,
     source: Source,
     world: World,
     *,
@@ -202,7 +203,9 @@ def evaluation_batches(
     )
 
 
-def _evaluation_access(plan: Plan, source: Source, world: World) -> Access:
+def _evaluation_access(
+    plan: EvaluationPlan, source: Source, world: World
+) -> Access:
     if isinstance(source, StreamedSource):
         return _stream_access(
             source,

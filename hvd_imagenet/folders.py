@@ -5,8 +5,9 @@
     DATA/val/ILSVRC2012_val_00000293.JPEG
 
 A label is the place of the image's class folder among the sorted class folders
-of train/. Validation images may also lie directly in val/, as ImageNet's tar
-file has them; `flat_labels.py` labels those.
+of train/, or of val/ where that is all there is. Validation images may also lie
+directly in val/, as ImageNet's tar file has them; `flat_labels.py` labels
+those.
 """
 
 import os
@@ -71,21 +72,19 @@ def open_split(config: Config, split: str) -> FolderSource:
     """
     data_dir, num_classes = config.data.data_dir, config.model.num_classes
     folder = split_folder(data_dir, split)
-    train_folder = split_folder(data_dir, "train")
-    for name, found in (("train", train_folder), (split, folder)):
-        if found is None:
-            names = imagenet.SPLIT_NAMES[name]
-            raise ValueError(
-                f"--data_dir={data_dir} has no folder"
-                f" {' or '.join(f'{each}/' for each in names)}, the {name}"
-                " split; name the directory that holds it."
-            )
-    classes = _class_folders(train_folder)
+    if folder is None:
+        names = imagenet.SPLIT_NAMES[split]
+        raise ValueError(
+            f"--data_dir={data_dir} has no folder"
+            f" {' or '.join(f'{each}/' for each in names)}, the {split}"
+            " split; name the directory that holds it."
+        )
+    classes = class_names(data_dir, num_classes)
     if len(classes) != num_classes:
         raise ValueError(
-            f"{train_folder} has {len(classes)} class folders, but"
-            f" --num_classes={num_classes}; set --num_classes={len(classes)}"
-            " or complete the data."
+            f"{split_folder(data_dir, 'train') or folder} has"
+            f" {len(classes)} class folders, but --num_classes={num_classes};"
+            f" set --num_classes={len(classes)} or complete the data."
         )
     if split == "train":
         return _by_class(folder, classes)
@@ -98,6 +97,24 @@ def open_split(config: Config, split: str) -> FolderSource:
             )
         return _by_class(folder, classes)
     return _flat(folder, classes, labels_path)
+
+
+def class_names(data_dir: str, num_classes: int) -> list[str]:
+    """Names of the class folders; the place is the label.
+
+    Those of train/. Where there are validation images alone, theirs; and if
+    these have no class folders either, ImageNet's synsets, for 1,000 classes.
+    """
+    train = split_folder(data_dir, "train")
+    if train is not None:
+        return _class_folders(train)
+    classes = _class_folders(split_folder(data_dir, "validation"))
+    if classes or num_classes != imagenet.CLASSES:
+        return classes
+    # TensorFlow Datasets takes a quarter of a second to import.
+    from hvd_imagenet import synsets
+
+    return synsets.sorted_synsets()
 
 
 def _by_class(folder: str, classes: Sequence[str]) -> FolderSource:

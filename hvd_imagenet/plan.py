@@ -14,36 +14,31 @@ import json
 
 from hvd_imagenet import schedule as schedule_lib
 from hvd_imagenet.config import Config, ScheduleConfig
+from hvd_imagenet.evaluation_plan import (
+    EvaluationPlan,
+    dealt,
+    make_evaluation_plan,
+)
 from hvd_imagenet.phases import Begun, Phase, Phases, make_phases
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Plan:
+class Plan(EvaluationPlan):
     """What this run will do.
 
     Attributes:
-        world_size: number of processes.
         train_images: images of the training split.
-        validation_images: images of the validation split.
         epochs: passes over the training split.
         warmup_steps: steps before the schedule's own rates begin.
         total_steps: steps of the run.
-        evaluation_image_size: side of the images that are evaluated, pixels.
-        evaluation_batch_size_per_process: images evaluated at once.
-        evaluation_steps: batches that every process evaluates.
         phases: image size and batch size of every step.
         schedule: learning rate of a step.
     """
 
-    world_size: int
     train_images: int
-    validation_images: int
     epochs: int
     warmup_steps: int
     total_steps: int
-    evaluation_image_size: int
-    evaluation_batch_size_per_process: int
-    evaluation_steps: int
     phases: Phases
     schedule: schedule_lib.Schedule
 
@@ -103,25 +98,11 @@ class Plan:
         See `stream_order.py`, which has its own images for these positions.
         """
         phase = self.phases.at_position(position)
-        return phase.first_position // self.world_size + _dealt(
+        return phase.first_position // self.world_size + dealt(
             position - phase.first_position,
             phase.batch_size_per_process,
             self.world_size,
             rank,
-        )
-
-    def evaluation_rows_before(self, position: int, rank: int) -> int:
-        """As `rows_before`, of the validation images."""
-        batch = self.evaluation_batch_size_per_process
-        return _dealt(position, batch, self.world_size, rank)
-
-    def evaluation_batch(self, index: int, rank: int) -> range:
-        """Validation images of batch `index` of `rank`, possibly none."""
-        batch = self.evaluation_batch_size_per_process
-        start = (index * self.world_size + rank) * batch
-        return range(
-            min(start, self.validation_images),
-            min(start + batch, self.validation_images),
         )
 
     def as_json(self) -> str:
@@ -161,12 +142,6 @@ class Plan:
         return sorted(step for step in steps if 0 <= step <= last)
 
 
-def _dealt(positions: int, size: int, world_size: int, rank: int) -> int:
-    """How many of the first `positions` are dealt to `rank`, `size` a turn."""
-    rounds, rest = divmod(positions, size * world_size)
-    return rounds * size + min(max(rest - rank * size, 0), size)
-
-
 def make_plan(
     config: Config,
     *,
@@ -192,21 +167,15 @@ def make_plan(
     phases = make_phases(config, world_size, train_images, begun)
     total_steps = phases.steps(epochs)
     schedule = _make_schedule(config.schedule, phases, total_steps)
-    evaluation_batch = config.run.evaluation_batch_size_per_process or min(
-        phase.batch_size_per_process for phase in phases.phases
+    evaluation = make_evaluation_plan(
+        config, world_size=world_size, validation_images=validation_images
     )
     return Plan(
-        world_size=world_size,
+        **dataclasses.asdict(evaluation),
         train_images=train_images,
-        validation_images=validation_images,
         epochs=epochs,
         warmup_steps=schedule.warmup.steps,
         total_steps=total_steps,
-        evaluation_image_size=config.evaluation_image_size,
-        evaluation_batch_size_per_process=evaluation_batch,
-        evaluation_steps=-(
-            -validation_images // (evaluation_batch * world_size)
-        ),
         phases=phases,
         schedule=schedule,
     )

@@ -79,9 +79,12 @@ def _open_at_random(config: Config, split: str) -> Source:
 
 
 def _detect_format(data_dir: str, tfds_name: str) -> str:
-    if shard_names.shards(data_dir, os.listdir(data_dir), "train"):
+    # Either split: to evaluate takes the validation images alone.
+    names = os.listdir(data_dir)
+    splits = tuple(imagenet.SPLIT_NAMES)
+    if any(shard_names.shards(data_dir, names, split) for split in splits):
         return "tfrecord"
-    if folders.split_folder(data_dir, "train"):
+    if any(folders.split_folder(data_dir, split) for split in splits):
         return "folder"
     tfds_folder = re.split("[/:]", tfds_name)[0]
     if os.path.isdir(os.path.join(data_dir, tfds_folder)):

@@ -16,6 +16,7 @@ from absl import logging
 
 from hvd_imagenet import (
     examples,
+    imagenet,
     packed_sets,
     shard_names,
     sources,
@@ -46,7 +47,10 @@ def open_split(config: Config, split: str) -> StreamedSource:
         )
     names = _list(data_dir)
     if data_format == "auto":
-        is_tfrecord = shard_names.shards(data_dir, names, "train")
+        is_tfrecord = any(
+            shard_names.shards(data_dir, names, each)
+            for each in imagenet.SPLIT_NAMES
+        )
         data_format = "tfrecord" if is_tfrecord else "tfds"
     if data_format == "tfds":
         return _open_tfds(config, split)

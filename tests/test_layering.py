@@ -34,6 +34,7 @@ _MODULES = {
     "config.whole": (0.4, ""),
     "config.__init__": (0.5, ""),
     "checkpoint_files": (0.75, "numpy"),
+    "evaluation_plan": (0.75, ""),
     "mapped_arrays": (0.75, "numpy"),
     "phases": (0.75, ""),
     #
