@@ -7,8 +7,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from hvd_imagenet import preprocessing
 from hvd_imagenet.batches import Batches
+from hvd_imagenet.inference.predictor import Predictor
 from hvd_imagenet.losses import Loss
 from hvd_imagenet.pipeline import Batch
 from hvd_imagenet.processes import Processes
@@ -50,19 +50,23 @@ class Evaluator:
     """Evaluates a model by softmax cross-entropy, top-1 and top-5."""
 
     def __init__(
-        self, model: keras.Model, processes: Processes, *, flip: bool = False
+        self,
+        model: keras.Model,
+        processes: Processes,
+        *,
+        flip: bool = False,
+        crop_size: int | None = None,
     ):
         """Takes what to evaluate.
 
         Args:
             model: from normalised images to logits.
             processes: the ranks that share the images.
-            flip: take the mean of the logits of an image and of its mirror
-                image.
+            flip: see `Predictor`.
+            crop_size: see `Predictor`.
         """
         self.processes = processes
-        self._model = model
-        self._flip = flip
+        self._predict = Predictor(model, flip=flip, crop_size=crop_size)
         self._totals = TotalsVariable()
         self._test = tf.function(self._test)
 
@@ -103,11 +107,7 @@ class Evaluator:
         self._totals.take()
 
     def _test(self, batch: Batch) -> tuple[tf.Tensor, ...]:
-        images = preprocessing.normalise(batch.images)
-        logits = self._model(images, training=False)
-        if self._flip:
-            mirrored = self._model(tf.reverse(images, [2]), training=False)
-            logits = (logits + mirrored) / 2.0
+        logits = self._predict(batch.images)
         losses = _LOSS(batch.labels, logits)
         self._totals.add(batch.labels, batch.weights, logits, losses)
         best = top_labels(logits)

@@ -24,10 +24,12 @@ import tensorflow as tf
 from google.protobuf.message import DecodeError
 
 from hvd_imagenet import imagenet
+from hvd_imagenet.examples import ExampleFeatures
 from hvd_imagenet.framing import CorruptRecordError
 from hvd_imagenet.sources import Source, TFRecordSource
 
 _SYNSET_FEATURE = "image/class/synset"
+_TEXT_FEATURE = "image/class/text"
 # Records that are read before there is a look at what they prove, and in all.
 _CHUNK = 64
 _LIMIT = 4096
@@ -122,19 +124,40 @@ def _chunks(
 def _look(source: TFRecordSource, index: int) -> _Look | None:
     """None if it cannot be read or has no label: found when it is needed."""
     try:
-        record, _ = source.read(index)
-        features = tf.train.Example.FromString(record).features.feature
-    except (CorruptRecordError, DecodeError):
+        found = class_of(source.read(index)[0], source.features)
+    except CorruptRecordError:
         return None
-    labels = features[source.features.label].int64_list.value
+    if found is None:
+        return None
+    label, synset, _ = found
+    return _Look(where=source.where(index), label=label, synset=synset)
+
+
+def class_of(
+    record: bytes, features: ExampleFeatures
+) -> tuple[int, str, str] | None:
+    """What a record says of its class.
+
+    Args:
+        record: a tf.train.Example message.
+        features: where its label is.
+
+    Returns:
+        (label as it is stored, synset, words), each "" if it is not there;
+        None of a record without one label.
+    """
+    try:
+        stored = tf.train.Example.FromString(record).features.feature
+    except DecodeError:
+        return None
+    labels = stored[features.label].int64_list.value
     if len(labels) != 1:
         return None
-    synset = b"".join(features[_SYNSET_FEATURE].bytes_list.value)
-    return _Look(
-        where=source.where(index),
-        label=labels[0],
-        synset=synset.decode(errors="replace"),
+    synset, text = (
+        b"".join(stored[name].bytes_list.value).decode(errors="replace")
+        for name in (_SYNSET_FEATURE, _TEXT_FEATURE)
     )
+    return labels[0], synset, text
 
 
 def _proofs(looks: Sequence[_Look], num_classes: int) -> dict[int, str]:

@@ -1,6 +1,7 @@
 """How the programs begin and end: a command line, an exit status."""
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from absl import app
@@ -18,6 +19,19 @@ STOPPED = 75
 absl_flags.disclaim_key_flags()
 
 
+class UserError(Exception):
+    """What was asked cannot be done; the message is for the user."""
+
+
+@contextlib.contextmanager
+def for_the_user(*errors: type[Exception]) -> Iterator[None]:
+    """Makes `errors` a message without a trace."""
+    try:
+        yield
+    except errors as error:
+        raise UserError(error) from error
+
+
 def run(main: Callable[..., int], *groups: type) -> None:
     """Runs a program by the flags of a job and some of its own.
 
@@ -33,6 +47,30 @@ def run(main: Callable[..., int], *groups: type) -> None:
     def parse(argv: Sequence[str]) -> tuple[Any, ...]:
         options = (flags.parse_group(group, argv) for group in groups)
         return flags.parse(argv), *options
+
+    app.run(
+        lambda parsed: main(*parsed),
+        flags_parser=lambda argv: flags.parse_or_exit(argv, parse),
+    )
+
+
+def run_apart(
+    main: Callable[..., int], group: type, *, takes_arguments: bool = False
+) -> None:
+    """Runs a program by flags of its own alone.
+
+    Args:
+        main: from a value of the group, and the arguments that are no flags if
+            it takes any, to the exit status.
+        group: a dataclass of knobs.
+        takes_arguments: whether it takes any.
+    """
+    flags.define_group(group)
+
+    def parse(argv: Sequence[str]) -> tuple[Any, ...]:
+        if takes_arguments:
+            return flags.parse_with_paths(group, argv)
+        return (flags.parse_group(group, argv),)
 
     app.run(
         lambda parsed: main(*parsed),

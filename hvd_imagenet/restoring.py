@@ -73,18 +73,14 @@ def take_weights(path: str, model: keras.Model, config: ModelConfig) -> str:
     Raises:
         ValueError: there is no such checkpoint, or it does not fit.
     """
-    saved = _open(path)
+    saved = open_checkpoint(path, f"--init_from={path}")
     asked = {name: getattr(config, name) for name in _NETWORK}
     differences = [
         f"--{name} was {saved.facts.get(name)} and is {value} now"
         for name, value in asked.items()
         if saved.facts.get(name) != value
     ]
-    averages = {
-        variable.path: saved.arrays[average]
-        for variable in model.variables
-        if (average := ema.path_of_average(variable.path)) in saved.arrays
-    }
+    averages = averages_in(saved, model)
     arrays = {**saved.arrays, **averages}
     bias = arrays.get("logits/bias")
     is_last_new = bias is not None and bias.size != config.num_classes
@@ -110,20 +106,63 @@ def take_weights(path: str, model: keras.Model, config: ModelConfig) -> str:
     return sentence
 
 
-def _open(path: str) -> Checkpoint:
+def set_weights(
+    model: keras.Model, saved: Checkpoint, *, averaged: bool
+) -> None:
+    """Sets a model's variables to those that a checkpoint has.
+
+    Args:
+        model: built.
+        saved: of the same network.
+        averaged: whether to take averages where there are any.
+
+    Raises:
+        ValueError: it is of another network.
+    """
+    averages = averages_in(saved, model) if averaged else {}
+    arrays = {**saved.arrays, **averages}
+    differences = _differences(model.variables, arrays)
+    if differences:
+        raise ValueError(
+            f"{saved.path} does not fit this version's model:"
+            f" {_listed(differences)}. Use it with the version that wrote it."
+        )
+    for variable in model.variables:
+        variable.assign(arrays[variable.path])
+
+
+def averages_in(saved: Checkpoint, model: keras.Model) -> dict[str, np.ndarray]:
+    """Averages of a model's variables (`ema`), by the variable's path."""
+    return {
+        variable.path: saved.arrays[average]
+        for variable in model.variables
+        if (average := ema.path_of_average(variable.path)) in saved.arrays
+    }
+
+
+def open_checkpoint(path: str, said: str) -> Checkpoint:
+    """A checkpoint file, or the newest whole checkpoint of a run directory.
+
+    Args:
+        path: of either.
+        said: how it was asked for, for messages.
+
+    Raises:
+        ValueError: there is none, or it is damaged.
+    """
     if os.path.isdir(path):
         folder = os.path.join(path, "checkpoints")
         saved = Checkpoints(folder, keep=1).newest()
         if saved is None:
             raise ValueError(
-                f"--init_from={path} has no checkpoints/step_*.npz; name the"
-                " directory of a run, or a checkpoint file."
+                f"{said} has no checkpoints/step_*.npz; name the directory of a"
+                " run, or a checkpoint file."
             )
         return saved
     if not os.path.exists(path):
         raise ValueError(
-            f"--init_from={path} does not exist; name the directory of a run,"
-            " or a checkpoint file, that rank 0's host sees."
+            f"{said} does not exist; name the directory of a run, or a"
+            " checkpoint file, that rank 0's host sees."
         )
     return checkpoints.read(path)
 

@@ -64,7 +64,7 @@ def _open_at_random(config: Config, split: str) -> Source:
             " TensorFlow Datasets."
         )
     if data_format == "auto":
-        data_format = _detect_format(data_dir, config.data.tfds_name)
+        data_format = detect_format(data_dir, config.data.tfds_name)
     labels_path = config.data.validation_labels
     if labels_path is not None and data_format != "folder":
         raise ValueError(
@@ -78,7 +78,12 @@ def _open_at_random(config: Config, split: str) -> Source:
     return folders.open_split(config, split)
 
 
-def _detect_format(data_dir: str, tfds_name: str) -> str:
+def detect_format(data_dir: str, tfds_name: str) -> str:
+    """What `--data_format=auto` stands for.
+
+    Raises:
+        ValueError: nothing that is known is there.
+    """
     # Either split: to evaluate takes the validation images alone.
     names = os.listdir(data_dir)
     splits = tuple(imagenet.SPLIT_NAMES)

@@ -17,18 +17,14 @@ import functools
 import os
 import sys
 import traceback
-from collections.abc import Iterator
 
 from hvd_imagenet import imagenet, program, splits
 from hvd_imagenet import plan as plan_lib
 from hvd_imagenet.atomic_files import NotWrittenError
 from hvd_imagenet.config import Config
 from hvd_imagenet.framing import CorruptRecordError
+from hvd_imagenet.program import UserError, for_the_user
 from hvd_imagenet.world import launched_size
-
-
-class UserError(Exception):
-    """What was asked cannot be done; the message is for the user."""
 
 
 def main(config: Config) -> int:
@@ -48,7 +44,7 @@ def main(config: Config) -> int:
 
 def dry_run(config: Config) -> str:
     """The plan as JSON, made without TensorFlow."""
-    with _for_the_user(ValueError):
+    with for_the_user(ValueError):
         train_images = config.data.train_images
         validation_images = config.data.validation_images
         if config.data.data_dir is not None:
@@ -77,7 +73,7 @@ def train(config: Config) -> int:
     from hvd_imagenet.supervision.supervisor import supervised
 
     def train_once(join, begin, watch_ranks=contextlib.nullcontext):
-        with _for_the_user(ValueError):
+        with for_the_user(ValueError):
             processes = join()
         with supervised(
             processes,
@@ -87,11 +83,11 @@ def train(config: Config) -> int:
             ends_all=not config.run.elastic,
         ) as supervisor:
             # Before work starts a ValueError is the user's; later it is ours.
-            with watch_ranks(), _for_the_user(ValueError):
+            with watch_ranks(), for_the_user(ValueError):
                 start = begin(processes, supervisor)
             with (
                 watch_ranks(),
-                _for_the_user(
+                for_the_user(
                     CorruptRecordError,
                     NonFiniteError,
                     NotWrittenError,
@@ -102,7 +98,7 @@ def train(config: Config) -> int:
 
     try:
         if config.run.elastic:
-            with _for_the_user(ValueError):
+            with for_the_user(ValueError):
                 elastic_job = elastic.ElasticJob(config)
             elastic_job.repeat(
                 lambda: train_once(
@@ -125,15 +121,6 @@ def _describe(error: BaseException) -> str:
     if isinstance(error, KeyboardInterrupt):
         return "interrupted; the same command resumes from the last checkpoint."
     return "".join(traceback.format_exception(error)).rstrip()
-
-
-@contextlib.contextmanager
-def _for_the_user(*errors: type[Exception]) -> Iterator[None]:
-    """Makes `errors` a message without a trace."""
-    try:
-        yield
-    except errors as error:
-        raise UserError(error) from error
 
 
 def run() -> None:

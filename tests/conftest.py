@@ -10,6 +10,7 @@ import pytest
 import image_data
 import jobs
 import mlperf
+import used_run
 from hvd_imagenet import sources
 
 _REPOSITORY = pathlib.Path(__file__).parent.parent
@@ -50,6 +51,8 @@ def pytest_collection_modifyitems(items):
         # between the hosts of tests/cluster is there once.
         in_cluster = item.path.parent.name == "cluster"
         group = "cluster" if in_cluster else item.path.stem
+        if "used_run_dir" in getattr(item, "fixturenames", ()):
+            group = "used_run"
         item.add_marker(pytest.mark.xdist_group(group))
 
 
@@ -93,6 +96,12 @@ def patterns(tmp_path_factory):
             directory, split, [examples[0::2], examples[1::2]]
         )
     return directory
+
+
+@pytest.fixture(scope="session")
+def used_run_dir(tmp_path_factory):
+    """Work directory of a run whose result is used, beside its data."""
+    return used_run.train(tmp_path_factory.mktemp("used"))
 
 
 @pytest.fixture(scope="session")

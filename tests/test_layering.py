@@ -211,6 +211,16 @@ _MODULES = {
     "reporting.page": (5, "jinja2"),
     "reporting.world_curves": (5, "numpy"),
     #
+    "inference.__init__": (0, ""),
+    "inference.options": (0.75, ""),
+    "inference.crops": (1, "tensorflow"),
+    "inference.predictor": (2.5, "keras tensorflow"),
+    "inference.class_names": (3, ""),
+    "inference.per_class": (3.5, "numpy"),
+    "inference.trained": (3.5, "keras"),
+    "inference.evaluating": (5, "tqdm"),
+    "inference.evaluation_report": (5.5, ""),
+    #
     "scaling.__init__": (0, ""),
     "scaling.network": (0, ""),
     "scaling.measured": (0, ""),
@@ -225,6 +235,7 @@ _MODULES = {
     #
     "benchmark": (6, ""),
     "doctor": (6, ""),
+    "evaluate": (6, ""),
     "launch": (6, "absl.app absl.flags"),
     "predict_scaling": (6, ""),
     "program": (5, "absl.app absl.flags"),

@@ -104,6 +104,30 @@ class Config:
             and field.metadata["knob"].applies(group)
         }
 
+    def with_knobs(self, values: Mapping[str, Any]) -> "Config":
+        """The same with other values of some knobs.
+
+        Args:
+            values: by name; lists, as JSON has them, are tuples.
+
+        Raises:
+            ValueError: there is no such knob, or as for the class.
+        """
+        left = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in values.items()
+        }
+        groups = {}
+        for group in dataclasses.fields(self):
+            own = {knob.name for knob in dataclasses.fields(group.type)}
+            changes = {name: left.pop(name) for name in own & left.keys()}
+            groups[group.name] = dataclasses.replace(
+                getattr(self, group.name), **changes
+            )
+        if left:
+            raise ValueError(f"{', '.join(sorted(left))} is no known flag.")
+        return Config(**groups)
+
 
 def require_same(
     saved: Mapping[str, Any], asked: Mapping[str, Any], where: str

@@ -1,0 +1,1 @@
+"""The use of what was trained: measured, exported and asked."""
