@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 from collections.abc import Iterator
 from typing import BinaryIO
 
@@ -50,6 +51,42 @@ def write_text(path: str, text: str) -> None:
     """
     with replacing(path) as file:
         file.write(text.encode())
+
+
+@contextlib.contextmanager
+def new_folder(path: str) -> Iterator[str]:
+    """A folder that gets its name once all of it is on the disk.
+
+    After any error nothing is left. Only a process that is killed meanwhile
+    leaves anything: a folder `path`.PID.tmp.
+
+    Args:
+        path: where nothing is yet.
+
+    Raises:
+        NotWrittenError: what could not be done, and why.
+    """
+    temporary = f"{path}.{os.getpid()}.tmp"
+    doing = "making"
+    try:
+        os.makedirs(temporary)
+        doing = "writing"
+        yield temporary
+        doing = "syncing"
+        for folder, _, files in os.walk(temporary):
+            for name in files:
+                with open(os.path.join(folder, name), "rb") as file:
+                    os.fsync(file.fileno())
+        doing = "renaming"
+        os.rename(temporary, path)
+    except OSError as error:
+        raise NotWrittenError(
+            f"{path} could not be written: {doing} {temporary} failed"
+            f" ({error.strerror or error})"
+        ) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    _sync_name(path)
 
 
 def _sync_name(path: str) -> None:

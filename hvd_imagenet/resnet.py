@@ -81,8 +81,10 @@ class Blur(keras.layers.Layer):
         inputs: [batch, height, width, channels].
     """
 
+    ROW = (0.25, 0.5, 0.25)
+
     def call(self, inputs):
-        row = tf.constant([1.0, 2.0, 1.0], inputs.dtype) / 4.0
+        row = tf.constant(self.ROW, inputs.dtype)
         kernel = tf.tile(
             (row[:, None] * row)[:, :, None, None], [1, 1, inputs.shape[-1], 1]
         )

@@ -220,6 +220,10 @@ _MODULES = {
     "inference.trained": (3.5, "keras"),
     "inference.evaluating": (5, "tqdm"),
     "inference.evaluation_report": (5.5, ""),
+    "inference.onnx_files": (3.5, "onnx tensorflow tf2onnx"),
+    "inference.plain_keras": (3, "keras numpy"),
+    "inference.serving": (3.5, "keras tensorflow"),
+    "inference.exporting": (4, "absl.logging keras tensorflow"),
     #
     "scaling.__init__": (0, ""),
     "scaling.network": (0, ""),
@@ -236,6 +240,7 @@ _MODULES = {
     "benchmark": (6, ""),
     "doctor": (6, ""),
     "evaluate": (6, ""),
+    "export": (6, ""),
     "launch": (6, "absl.app absl.flags"),
     "predict_scaling": (6, ""),
     "program": (5, "absl.app absl.flags"),

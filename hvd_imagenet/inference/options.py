@@ -134,3 +134,19 @@ class EvaluateOptions(ModelOptions):
         unit="seconds",
         minimum=0.0,
     )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ExportOptions(ModelOptions):
+    """What to export, and where to."""
+
+    output_dir: str | None = site(
+        None,
+        "Directory to make; nothing is ever overwritten. It is there when all"
+        " of it is.",
+    )
+    onnx: bool = site(
+        False,
+        "Write model.onnx too. It takes the packages of the extra onnx, and"
+        " precision=float32.",
+    )
