@@ -10,12 +10,16 @@ from hvd_imagenet.framing import CorruptRecordError
 # to make text of them.
 ERRORS = (tf.errors.OpError, UnicodeDecodeError)
 
+# Of a function: behind the lines of the program, before the node.
+_IN_GRAPH = re.compile(r"\n([^\n]+)\n\t \[\[\{\{node ")
+
 
 def reason(error: tf.errors.OpError | UnicodeDecodeError) -> str:
     """The operation's own words."""
     if isinstance(error, UnicodeDecodeError):
         return "it is no tf.train.Example"
-    text = error.message.replace("\n", " ")
+    in_graph = _IN_GRAPH.search(error.message)
+    text = in_graph[1] if in_graph else error.message.replace("\n", " ")
     text = text.rpartition("}} ")[2] or text
     return text.partition(" [Op:")[0].strip().rstrip(".")
 

@@ -223,6 +223,8 @@ _MODULES = {
     "inference.onnx_files": (3.5, "onnx tensorflow tf2onnx"),
     "inference.plain_keras": (3, "keras numpy"),
     "inference.serving": (3.5, "keras tensorflow"),
+    "inference.image_files": (0, ""),
+    "inference.predicting": (5, "numpy tensorflow"),
     "inference.exporting": (4, "absl.logging keras tensorflow"),
     #
     "scaling.__init__": (0, ""),
@@ -242,6 +244,7 @@ _MODULES = {
     "evaluate": (6, ""),
     "export": (6, ""),
     "launch": (6, "absl.app absl.flags"),
+    "predict": (6, ""),
     "predict_scaling": (6, ""),
     "program": (5, "absl.app absl.flags"),
     "report": (6, "absl.app absl.flags"),

@@ -150,3 +150,34 @@ class ExportOptions(ModelOptions):
         "Write model.onnx too. It takes the packages of the extra onnx, and"
         " precision=float32.",
     )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PredictOptions(ModelOptions):
+    """What to ask of which images, and how to say it."""
+
+    checkpoint: str | None = site(
+        None,
+        "What to use: a run directory, of which the newest whole checkpoint is"
+        " taken, a checkpoint file, or a directory that hvd_imagenet.export has"
+        " written.",
+    )
+    files_from: str | None = site(
+        None,
+        "Text file with the path of an image or a folder per line; - for"
+        " standard input.",
+    )
+    top: int = site(
+        5,
+        "How many of the most probable classes to name.",
+        unit="classes",
+        minimum=1,
+    )
+    json: bool = site(
+        False,
+        "Write one JSON object per image and line, with image and classes, or"
+        " image and error.",
+    )
+    batch_size: int = site(
+        32, "Images that are predicted at once.", unit="images", minimum=1
+    )

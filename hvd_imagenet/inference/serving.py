@@ -75,13 +75,14 @@ class Served(tf.Module):
 
     def _answer_bytes(self, image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
         side = self._preprocessing.image_size
-        return self._answer(
-            tf.map_fn(
+        # Where it is done in an evaluation, too.
+        with tf.device("/CPU:0"):
+            images = tf.map_fn(
                 self._preprocessing.evaluation_image,
                 image_bytes,
                 fn_output_signature=tf.TensorSpec([side, side, 3], tf.uint8),
             )
-        )
+        return self._answer(images)
 
     def _answer(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
         logits = self._predict(images)
