@@ -421,3 +421,24 @@ def test_ctrl_c_is_told_to_the_shell(used_run_dir):
         process.kill()
     assert process.returncode == 130, stderr
     assert stderr.endswith("interrupted; nothing was written.\n")
+
+
+@pytest.mark.horovod
+@pytest.mark.slow
+def test_all_ranks_end_where_an_image_is_damaged(used_run_dir, tmp_path):
+    used_run.write_data(tmp_path / "data")
+    path = sorted((tmp_path / "data" / "val").rglob("*.jpeg"))[-1]
+    path.write_bytes(path.read_bytes()[:400])
+    flags_of_data = (
+        f"--checkpoint={used_run_dir}",
+        f"--data_dir={tmp_path}/data",
+    )
+    finished = _program(2, *flags_of_data, check=False)
+    said = finished.stdout + finished.stderr
+    assert finished.returncode != 0
+    # One of them says so.
+    assert said.count(f"error: {path} cannot be used: ") == 1
+    assert "<stderr>:Traceback" not in said
+    assert "result:" not in said
+    skipping = _program(0, *flags_of_data, "--on_corrupt=skip")
+    assert " on 50 images, 1 skipped\n" in skipping.stdout
