@@ -117,12 +117,16 @@ def test_they_are_on_more_ranks_too(used_run_dir, tmp_path, ranks):
 
 def test_classes_sum_to_the_total(used_run_dir):
     result, by_class, _ = _evaluate(used_run_dir, weights="last")
-    assert by_class.images.tolist() == [11, 10, 10, 10, 10]
-    assert by_class.predicted.sum() == _EXAMPLES
-    assert by_class.top1.sum() / _EXAMPLES == result["top1"]
-    assert by_class.top5.sum() / _EXAMPLES == result["top5"]
-    wrong = sum(images for _, _, images in by_class.confused)
-    assert wrong == _EXAMPLES - by_class.top1.sum()
+    rows = list(by_class.rows())
+    assert [row["images"] for row in rows] == [11, 10, 10, 10, 10]
+    assert sum(row["predicted"] for row in rows) == _EXAMPLES
+    for name in ("top1", "top5"):
+        count = sum(row["images"] * row[name] for row in rows)
+        assert count == pytest.approx(_EXAMPLES * result[name])
+    right = sum(row["predicted"] * (row["precision"] or 0) for row in rows)
+    assert right == pytest.approx(_EXAMPLES * result["top1"])
+    wrong = sum(images for _, _, images in by_class.confused())
+    assert wrong + round(right) == _EXAMPLES
     # They are other weights, or the choice would do nothing.
     assert result["loss"] != _expected(used_run_dir)["loss"]
 
@@ -138,7 +142,7 @@ def test_rows_of_classes():
         ids=("a", "b", "c", "d"), texts=("A", "", "", "d"), source=""
     )
     by_class = ByClass.of(answers, names)
-    assert by_class.confused == [(0, 1, 2), (1, 0, 1)]
+    assert by_class.confused() == [(0, 1, 2), (1, 0, 1)]
     assert [tuple(row.values()) for row in by_class.rows()] == [
         (0, "a", "A", 3, 1 / 3, 2 / 3, 2, 1 / 2),
         (1, "b", "", 2, 1 / 2, 1.0, 3, 1 / 3),

@@ -1,6 +1,7 @@
 """The evaluation of a checkpoint on all ranks, as its training does it."""
 
 import dataclasses
+import sys
 from typing import Any
 
 import tqdm
@@ -10,6 +11,7 @@ from hvd_imagenet import (
     devices,
     first_rank,
     label_offset,
+    progress,
     splits,
 )
 from hvd_imagenet.batches import Batches
@@ -114,10 +116,8 @@ def evaluate(
     supervisor.at(task.trained.step, "evaluating")
     supervisor.watch(batches)
     steps = task.plan.evaluation_steps
-    # On a terminal only, and by one.
-    with tqdm.tqdm(
-        total=steps, unit="batch", disable=None if world.is_first else True
-    ) as bar:
+    is_shown = world.is_first and progress.is_terminal(sys.stderr)
+    with tqdm.tqdm(total=steps, unit="batch", disable=not is_shown) as bar:
         evaluation = task.evaluator.evaluate(
             _Counted(batches, bar), steps=steps, examples=len(task.source)
         )

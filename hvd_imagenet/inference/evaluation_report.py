@@ -86,7 +86,7 @@ def _content(
         "classes": list(by_class.rows()),
         "confused": [
             {"class": label, "predicted": predicted, "images": images}
-            for label, predicted, images in by_class.confused
+            for label, predicted, images in by_class.confused()
         ],
     }
 
@@ -113,7 +113,7 @@ def _text(
     ]
     if options.worst_classes:
         parts.append(_worst(by_class, options))
-        if by_class.confused:
+        if by_class.confused():
             parts.append(_pairs(by_class, options))
     parts.append(
         f"result: top-1 {result['top1']:.2%}, top-5 {result['top5']:.2%},"
@@ -138,7 +138,9 @@ def _worst(by_class: ByClass, options: EvaluateOptions) -> str:
 
 def _pairs(by_class: ByClass, options: EvaluateOptions) -> str:
     rows = [("most confused", "taken for", "images")]
-    for label, predicted, images in by_class.confused[: options.worst_classes]:
+    for label, predicted, images in by_class.confused()[
+        : options.worst_classes
+    ]:
         rows.append(
             (
                 _name(by_class, label),

@@ -1,4 +1,4 @@
-"""What of an evaluation belongs to which class."""
+"""What of an evaluation belongs to which class, for tables and files."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from hvd_imagenet import confusion
+from hvd_imagenet.confusion import ClassResult
 from hvd_imagenet.evaluation import Answers
 from hvd_imagenet.inference.class_names import ClassNames
 
@@ -23,66 +25,62 @@ CSV_COLUMNS = (
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ByClass:
-    """Counts of images by class, [classes] int64 each.
+    """The results of classes, and their names.
 
     Attributes:
-        names: of the classes.
-        images: images of the class.
-        top1: those whose label has the largest logit.
-        top5: those whose label has one of the five largest.
-        predicted: images, of any class, for which it has the largest logit.
-        confused: (class, predicted class, images) of every pair that occurs,
-            the most frequent first.
+        names: of all classes.
+        results: by number, of the classes that have images.
+        predicted: [classes] int64, images of any class for which this one has
+            the largest logit.
     """
 
     names: ClassNames
-    images: np.ndarray
-    top1: np.ndarray
-    top5: np.ndarray
+    results: dict[int, ClassResult]
     predicted: np.ndarray
-    confused: list[tuple[int, int, int]]
 
     @classmethod
     def of(cls, answers: Answers, names: ClassNames) -> "ByClass":
         """Counts what was said of each image."""
-        count, labels = len(names), answers.labels
-        is_right = answers.predicted == labels
-        pairs = np.stack([labels, answers.predicted], axis=1)[~is_right]
-        pairs, times = np.unique(pairs, axis=0, return_counts=True)
-        order = np.argsort(-times, kind="stable")
         return cls(
             names=names,
-            images=np.bincount(labels, minlength=count),
-            top1=np.bincount(labels[is_right], minlength=count),
-            top5=np.bincount(labels[answers.in_top5], minlength=count),
-            predicted=np.bincount(answers.predicted, minlength=count),
-            confused=[
-                (*map(int, pairs[place]), int(times[place])) for place in order
-            ],
+            results={each.label: each for each in confusion.by_class(answers)},
+            predicted=np.bincount(answers.predicted, minlength=len(names)),
         )
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """A row per class, as for JSON; shares are None of no images."""
-        for number in range(len(self.names)):
-            top1, predicted = self.top1[number], self.predicted[number]
-            images = self.images[number]
+        for number, predicted in enumerate(self.predicted.tolist()):
+            result = self.results.get(number)
+            right = round(result.images * result.top1) if result else 0
             values = (
                 number,
                 self.names.ids[number],
                 self.names.texts[number],
-                int(images),
-                _share(top1, images),
-                _share(self.top5[number], images),
-                int(predicted),
-                _share(top1, predicted),
+                result.images if result else 0,
+                result and result.top1,
+                result and result.top5,
+                predicted,
+                right / predicted if predicted else None,
             )
             yield dict(zip(CSV_COLUMNS, values, strict=True))
 
     def worst(self, limit: int) -> list[dict[str, Any]]:
-        """The rows of the classes with the least top-1, of those that occur."""
-        rows = [row for row in self.rows() if row["images"]]
-        return sorted(rows, key=lambda row: (row["top1"], row["top5"]))[:limit]
+        """The rows of the classes with the least top-1, of those with images.
 
+        See `confusion.worst`.
+        """
+        rows = list(self.rows())
+        worst = confusion.worst(list(self.results.values()), limit)
+        return [rows[result.label] for result in worst]
 
-def _share(part: np.integer, whole: np.integer) -> float | None:
-    return float(part / whole) if whole else None
+    def confused(self) -> list[tuple[int, int, int]]:
+        """(class, predicted class, images) of every pair that occurs.
+
+        The most frequent come first.
+        """
+        pairs = [
+            (label, predicted, images)
+            for label, result in self.results.items()
+            for predicted, images in result.taken_for
+        ]
+        return sorted(pairs, key=lambda pair: (-pair[2], *pair[:2]))
