@@ -11,7 +11,8 @@ import image_data
 import jobs
 import mlperf
 import used_run
-from hvd_imagenet import sources
+from hvd_imagenet import export, sources
+from hvd_imagenet.inference.options import ExportOptions
 
 _REPOSITORY = pathlib.Path(__file__).parent.parent
 
@@ -102,6 +103,17 @@ def patterns(tmp_path_factory):
 def used_run_dir(tmp_path_factory):
     """Work directory of a run whose result is used, beside its data."""
     return used_run.train(tmp_path_factory.mktemp("used"))
+
+
+@pytest.fixture(scope="session")
+def exported(used_run_dir, tmp_path_factory):
+    """What is exported of that run, in this process."""
+    folder = tmp_path_factory.mktemp("exported") / "out"
+    options = ExportOptions(
+        checkpoint=str(used_run_dir), output_dir=str(folder)
+    )
+    assert export.main(options) == 0
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -58,17 +58,6 @@ assert not [name for name in sys.modules if name.startswith("hvd_imagenet")]
 """
 
 
-@pytest.fixture(scope="module")
-def exported(used_run_dir, tmp_path_factory):
-    """The folder, written in this process."""
-    folder = tmp_path_factory.mktemp("exported") / "out"
-    options = ExportOptions(
-        checkpoint=str(used_run_dir), output_dir=str(folder)
-    )
-    assert export.main(options) == 0
-    return folder
-
-
 class Expected:
     """What the run says of its validation images.
 

@@ -14,9 +14,9 @@ import pytest
 import image_data
 import jobs
 import used_run
-from hvd_imagenet import export, predict
+from hvd_imagenet import predict
 from hvd_imagenet.inference import image_files, predicting
-from hvd_imagenet.inference.options import ExportOptions, PredictOptions
+from hvd_imagenet.inference.options import PredictOptions
 
 
 def _lines(text):
@@ -37,16 +37,6 @@ def _main(capsys, *arguments, **options):
     said = capsys.readouterr()
     assert "Traceback" not in said.err
     return status, said.out, said.err
-
-
-@pytest.fixture(scope="module")
-def exported(used_run_dir, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("exported") / "out"
-    options = ExportOptions(
-        checkpoint=str(used_run_dir), output_dir=str(folder)
-    )
-    assert export.main(options) == 0
-    return folder
 
 
 def _validation(run):
