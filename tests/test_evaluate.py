@@ -227,7 +227,9 @@ def test_validation_images_alone_are_enough(used_run_dir, tmp_path):
     assert by_class.names.ids == used_run.CLASSES
 
 
-def _without_run(used_run_dir, tmp_path, change=lambda arrays: None):
+def _without_run(
+    used_run_dir, tmp_path, change=lambda arrays: None, **more_facts
+):
     """A checkpoint elsewhere, where no run.flags is beside it."""
     newest = sorted(used_run_dir.glob("checkpoints/*.npz"))[-1]
     saved = checkpoints.read(str(newest))
@@ -235,7 +237,8 @@ def _without_run(used_run_dir, tmp_path, change=lambda arrays: None):
     change(arrays)
     path = tmp_path / "saved.npz"
     with open(path, "wb") as file:
-        checkpoint_files.write(file, arrays, {**facts, "step": saved.step})
+        facts = {**facts, **more_facts, "step": saved.step}
+        checkpoint_files.write(file, arrays, facts)
     return path
 
 
@@ -247,6 +250,13 @@ def test_a_checkpoint_alone_says_what_it_is_of(used_run_dir, tmp_path):
     # But for how a set is read, which is no matter of the result.
     same = {**flagfile.recipe(), "shuffle": "global"}
     assert found.config.recipe() == same
+
+
+def test_a_checkpoint_of_other_flags_is_refused(used_run_dir, tmp_path):
+    # Which may mean another network.
+    path = _without_run(used_run_dir, tmp_path, squeeze_ratio=4)
+    with pytest.raises(ValueError, match=r"squeeze_ratio is no known flag"):
+        trained.load(EvaluateOptions(checkpoint=str(path)), Processes())
 
 
 def _drop(name):

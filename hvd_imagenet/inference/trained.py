@@ -100,13 +100,9 @@ def load(
 
 def _describe(saved: Checkpoint, options: ModelOptions) -> Trained:
     facts = {k: v for k, v in saved.facts.items() if k not in _NO_KNOBS}
-    run = os.path.dirname(os.path.dirname(os.path.abspath(saved.path)))
-    flagfile = os.path.join(run, "run.flags")
-    config = Config()
-    if os.path.exists(flagfile):
-        config = flags.read(flagfile)
-    else:
-        run = None
+    run, config = _run_of(saved.path), Config()
+    if run is not None:
+        config = flags.read(os.path.join(run, "run.flags"))
     try:
         # The checkpoint's word: its directory may be another's by now.
         config = config.with_knobs(facts)
@@ -123,3 +119,11 @@ def _describe(saved: Checkpoint, options: ModelOptions) -> Trained:
         step=saved.step,
         weights=options.weights,
     )
+
+
+def _run_of(path: str) -> str | None:
+    """The directory of a checkpoint's run, if it lies in one."""
+    folder = os.path.dirname(os.path.abspath(path))
+    run = os.path.dirname(folder)
+    is_there = os.path.exists(os.path.join(run, "run.flags"))
+    return run if is_there and folder.endswith("/checkpoints") else None
