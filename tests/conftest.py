@@ -41,6 +41,8 @@ _FIRST = (
 )
 
 
+# Before pytest-xdist looks at the groups.
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
     def place(item):
         name = item.path.stem
