@@ -33,10 +33,7 @@ def replacing(path: str) -> Iterator[BinaryIO]:
         doing = "renaming"
         os.replace(temporary, path)
     except OSError as error:
-        raise NotWrittenError(
-            f"{path} could not be written: {doing} {temporary} failed"
-            f" ({error.strerror or error})"
-        ) from error
+        raise _not_written(path, f"{doing} {temporary}", error) from error
     finally:
         with contextlib.suppress(OSError):  # By now it has its name, or ours.
             os.unlink(temporary)
@@ -80,13 +77,17 @@ def new_folder(path: str) -> Iterator[str]:
         doing = "renaming"
         os.rename(temporary, path)
     except OSError as error:
-        raise NotWrittenError(
-            f"{path} could not be written: {doing} {temporary} failed"
-            f" ({error.strerror or error})"
-        ) from error
+        raise _not_written(path, f"{doing} {temporary}", error) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     _sync_name(path)
+
+
+def _not_written(path: str, doing: str, error: OSError) -> NotWrittenError:
+    return NotWrittenError(
+        f"{path} could not be written: {doing} failed"
+        f" ({error.strerror or error})"
+    )
 
 
 def _sync_name(path: str) -> None:
