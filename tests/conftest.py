@@ -15,6 +15,8 @@ from hvd_imagenet import export, sources
 from hvd_imagenet.inference.options import ExportOptions
 
 _REPOSITORY = pathlib.Path(__file__).parent.parent
+# Modules of a tool, which test_reproduce.py imports.
+sys.path.append(str(_REPOSITORY / "tools" / "reproduce"))
 
 
 def pytest_configure(config):

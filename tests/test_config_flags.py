@@ -22,12 +22,15 @@ from hvd_imagenet.config import (
 from hvd_imagenet.knobs import value_text
 from hvd_imagenet.plan import make_plan
 
-_RECIPES = sorted(
-    (pathlib.Path(__file__).parent.parent / "flags").glob("*.flags")
-)
+_FOLDER = pathlib.Path(__file__).parent.parent / "flags"
+_RECIPES = sorted([*_FOLDER.glob("*.flags"), *_FOLDER.glob("small/*.flags")])
 _KNOBS = [
     field for group in Config().groups() for field in dataclasses.fields(group)
 ]
+
+
+def _name(recipe: pathlib.Path) -> str:
+    return str(recipe.relative_to(_FOLDER).with_suffix(""))
 
 
 def _defined() -> absl_flags.FlagValues:
@@ -546,12 +549,12 @@ def test_two_sets_of_flags_do_not_touch():
 
 
 def test_there_are_recipes():
-    assert {"goyal2017.flags", "quickstart.flags"} <= {
-        path.name for path in _RECIPES
-    }
+    assert {"goyal2017", "quickstart", "small/goyal2017"} <= set(
+        map(_name, _RECIPES)
+    )
 
 
-@pytest.mark.parametrize("path", _RECIPES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", _RECIPES, ids=_name)
 def test_a_recipe_states_every_knob_of_the_recipe_and_no_other(path):
     config = _parse(f"--flagfile={path}")
     stated = collections.Counter(
@@ -568,7 +571,7 @@ def test_a_recipe_states_every_knob_of_the_recipe_and_no_other(path):
     assert stated.keys() <= recipe.keys()
 
 
-@pytest.mark.parametrize("path", _RECIPES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", _RECIPES, ids=_name)
 def test_a_recipe_can_be_planned_on_one_process(path):
     config = _parse(f"--flagfile={path}")
     plan = make_plan(

@@ -1,0 +1,225 @@
+"""Means, standard deviations and differences; tables and figures of them."""
+
+import dataclasses
+import math
+import pathlib
+import re
+import statistics
+from collections.abc import Mapping, Sequence
+
+import matplotlib
+
+matplotlib.use("Agg")  # Nothing that needs a display.
+
+from matplotlib import pyplot
+from scipy import stats
+
+from experiments import BATCHES, EXPERIMENTS, Experiment
+
+# What came out of a run, by the name of its variant and its seed.
+Outcomes = Mapping[str, Mapping[int, Mapping]]
+
+# Experiments whose training is drawn step by step.
+CURVES = ("warmup", "optimizers", "ranks")
+
+_MINUS = "\N{MINUS SIGN}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Summary:
+    """A figure over the seeds.
+
+    Attributes:
+        mean: NaN where there is no value.
+        deviation: sample standard deviation; NaN of fewer than two values.
+        count: values, of runs that did not diverge.
+        diverged: runs that did.
+    """
+
+    mean: float
+    deviation: float
+    count: int
+    diverged: int
+
+    def text(self, scale: float = 1.0, digits: int = 2) -> str:
+        """Such as `3.21 ± 0.10`."""
+        said = []
+        if self.count:
+            said.append(f"{scale * self.mean:.{digits}f}")
+        if self.count > 1:
+            said.append(f"± {scale * self.deviation:.{digits}f}")
+        if self.diverged:
+            runs = self.count + self.diverged
+            said.append(f"({self.diverged} of {runs} diverged)")
+        return " ".join(said) or "-"
+
+
+def summary(values: Sequence[float | None]) -> Summary:
+    """Of a value per seed, None for a run that diverged."""
+    there = [value for value in values if value is not None]
+    return Summary(
+        mean=statistics.fmean(there) if there else math.nan,
+        deviation=statistics.stdev(there) if len(there) > 1 else math.nan,
+        count=len(there),
+        diverged=len(values) - len(there),
+    )
+
+
+def difference(
+    values: Sequence[float], others: Sequence[float]
+) -> tuple[float, float, float] | None:
+    """Mean of `values` minus that of `others`, by Welch's test.
+
+    Returns:
+        The difference and its 95 % confidence interval; None where one of the
+        two has fewer than two values.
+    """
+    if min(len(values), len(others)) < 2:
+        return None
+    interval = stats.ttest_ind(
+        values, others, equal_var=False
+    ).confidence_interval(0.95)
+    return (
+        statistics.fmean(values) - statistics.fmean(others),
+        float(interval.low),
+        float(interval.high),
+    )
+
+
+def table(experiment: Experiment, outcomes: Outcomes) -> str:
+    """Markdown, a row per variant; differences are from the first one."""
+    lines = [
+        "| | runs | error, % | difference, points | training loss |",
+        "|---|---|---|---|---|",
+    ]
+    first = _values(outcomes[experiment.variants[0].name], "error")
+    for variant in experiment.variants:
+        found = outcomes[variant.name]
+        errors = _values(found, "error")
+        cells = [
+            variant.label,
+            str(len(found)),
+            summary(errors).text(100.0),
+            "" if variant is experiment.variants[0] else _apart(errors, first),
+            summary(_values(found, "train_loss")).text(digits=3),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _values(found: Mapping[int, Mapping], name: str) -> list[float | None]:
+    return [outcome[name] for outcome in found.values()]
+
+
+def _apart(errors, others) -> str:
+    found = difference(
+        *([v for v in w if v is not None] for w in (errors, others))
+    )
+    if found is None:
+        return "-"
+    mean, low, high = (f"{100 * v:+.2f}".replace("-", _MINUS) for v in found)
+    return f"{mean} ({low} to {high})"
+
+
+def write(folder: pathlib.Path, outcomes: Outcomes) -> None:
+    """Tables and figures of what is there; the rest stays as it was.
+
+    Args:
+        folder: of README.md and the figures.
+        outcomes: of the runs that have ended.
+    """
+    readme = folder / "README.md"
+    text = readme.read_text()
+    there = [
+        experiment
+        for experiment in EXPERIMENTS
+        if all(variant.name in outcomes for variant in experiment.variants)
+    ]
+    for experiment in there:
+        text = with_table(text, experiment, table(experiment, outcomes))
+    readme.write_text(text)
+    names = {experiment.name for experiment in there}
+    if {"minibatch", "statistics"} <= names:
+        draw_minibatch(folder / "minibatch.svg", outcomes)
+    if set(CURVES) <= names:
+        draw_curves(folder / "curves.svg", outcomes)
+
+
+def with_table(text: str, experiment: Experiment, lines: str) -> str:
+    """The text with another table between the experiment's markers.
+
+    Raises:
+        ValueError: it has not one place for it.
+    """
+    begin, end = f"<!-- {experiment.name} -->", "<!-- end -->"
+    text, count = re.subn(
+        f"{begin}.*?{end}",
+        lambda _: f"{begin}\n{lines}\n{end}",
+        text,
+        flags=re.DOTALL,
+    )
+    if count != 1:
+        raise ValueError(f"README.md has {count} times {begin}, not once.")
+    return text
+
+
+def draw_minibatch(path: pathlib.Path, outcomes: Outcomes) -> None:
+    """Error and training loss by minibatch size, as Goyal's Figure 1."""
+    series = {
+        "moving averages": {size: f"batch{size}" for size in BATCHES},
+        "last minibatch's statistics": {
+            size: f"last_statistics{size}" for size in BATCHES[-2:]
+        },
+    }
+    figure, panels = pyplot.subplots(
+        1, 2, figsize=(9, 3.8), layout="constrained"
+    )
+    for axes, name, scale, title in (
+        (panels[0], "error", 100, "validation error, %"),
+        (panels[1], "train_loss", 1, "training loss, last epoch"),
+    ):
+        for label, variants in series.items():
+            found = [
+                summary(_values(outcomes[variant], name))
+                for variant in variants.values()
+            ]
+            axes.errorbar(
+                list(variants),
+                [scale * each.mean for each in found],
+                [2 * scale * each.deviation for each in found],
+                marker="o",
+                capsize=3,
+                label=label,
+            )
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(BATCHES, [str(size) for size in BATCHES])
+        axes.set_yscale("log")
+        axes.set_xlabel("images per step")
+        axes.set_ylabel(f"{title} (± 2 deviations)")
+        axes.legend()
+    figure.savefig(path)
+    pyplot.close(figure)
+
+
+def draw_curves(path: pathlib.Path, outcomes: Outcomes) -> None:
+    """Training loss by step of all seeds, a panel per experiment."""
+    panels = [e for e in EXPERIMENTS if e.name in CURVES]
+    figure, all_axes = pyplot.subplots(
+        1, len(panels), figsize=(4.5 * len(panels), 3.8), layout="constrained"
+    )
+    for axes, experiment in zip(all_axes, panels, strict=True):
+        for number, variant in enumerate(experiment.variants):
+            for place, found in enumerate(outcomes[variant.name].values()):
+                axes.plot(
+                    range(1, len(found["losses"]) + 1),
+                    found["losses"],
+                    color=f"C{number}",
+                    linewidth=0.8,
+                    label=None if place else variant.label,
+                )
+        axes.set_yscale("log")
+        axes.set_xlabel("step")
+        axes.set_ylabel("training loss")
+        axes.legend(fontsize="small")
+    figure.savefig(path)
+    pyplot.close(figure)
