@@ -141,7 +141,11 @@ def test_a_difference_is_welchs():
 
 def _made_up(errors):
     return {
-        seed: {"error": e, "train_loss": e and 10 * e, "losses": [2.0, 1.0]}
+        seed: {
+            "error": e,
+            "train_loss": e and 10 * e,
+            "losses": [2.0, 1.0] * 20,
+        }
         for seed, e in enumerate(errors)
     }
 
@@ -164,6 +168,26 @@ def test_a_table():
     )
 
 
+def test_a_table_of_curves():
+    # Steps 1, 2 to 20 and 21 to 40; the second seed's are 1 more.
+    def losses(*parts):
+        return {
+            seed: {"losses": [a + seed, *[b + seed] * 19, *[c + seed] * 20]}
+            for seed, (a, b, c) in enumerate(parts)
+        }
+
+    experiment = Experiment(
+        "of_two", (Variant("a", "the first"), Variant("b", "the second"))
+    )
+    outcomes = {
+        "a": losses((3.0, 2.0, 1.0), (3.0, 2.0, 1.0)),
+        "b": losses((3.0, 2.5, 0.75), (3.0, 1.5, 0.0)),
+    }
+    second, another = report.curves_table(experiment, outcomes).splitlines()[2:]
+    assert second == "| the second | 0 | 0.5 | 0.6 |"
+    assert another == "| the first, another seed | 1 | 1 | 1 |"
+
+
 def test_everything_is_written_at_its_place(tmp_path):
     text = (_FOLDER / "README.md").read_text()
     (tmp_path / "README.md").write_text(text)
@@ -180,7 +204,7 @@ def test_everything_is_written_at_its_place(tmp_path):
     report.write(tmp_path, outcomes)
     assert (tmp_path / "README.md").read_text() == written
     with pytest.raises(ValueError, match="<!-- warmup -->"):
-        report.with_table("", EXPERIMENTS[1], "")
+        report.with_table("", "warmup", "")
 
 
 # --- Runs. ---

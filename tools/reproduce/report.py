@@ -1,6 +1,7 @@
 """Means, standard deviations and differences; tables and figures of them."""
 
 import dataclasses
+import itertools
 import math
 import pathlib
 import re
@@ -107,6 +108,44 @@ def table(experiment: Experiment, outcomes: Outcomes) -> str:
     return "\n".join(lines)
 
 
+def curves_table(experiment: Experiment, outcomes: Outcomes) -> str:
+    """Markdown: how far curves of the same seed are from the first variant's.
+
+    The last row is how far another seed is.
+    """
+    first, *others = experiment.variants
+    reference = _curves(outcomes[first.name])
+    following = {
+        seed: reference[after]
+        for seed, after in itertools.pairwise(sorted(reference))
+    }
+    rows = {v.label: _curves(outcomes[v.name]) for v in others}
+    rows[f"{first.label}, another seed"] = following
+    lines = [
+        "| mean difference of the training loss, of one step |"
+        " step 1 | steps 2 to 20 | last 20 steps |",
+        "|---|---|---|---|",
+    ]
+    for label, curves in rows.items():
+        shared = sorted(curves.keys() & reference.keys())
+        cells = [label]
+        for part in (slice(1), slice(1, 20), slice(-20, None)):
+            apart = [
+                abs(one - other)
+                for seed in shared
+                for one, other in zip(
+                    curves[seed][part], reference[seed][part], strict=True
+                )
+            ]
+            cells.append(f"{statistics.fmean(apart):.1g}" if apart else "-")
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _curves(found: Mapping[int, Mapping]) -> dict[int, list[float]]:
+    return {seed: outcome["losses"] for seed, outcome in found.items()}
+
+
 def _values(found: Mapping[int, Mapping], name: str) -> list[float | None]:
     return [outcome[name] for outcome in found.values()]
 
@@ -136,7 +175,11 @@ def write(folder: pathlib.Path, outcomes: Outcomes) -> None:
         if all(variant.name in outcomes for variant in experiment.variants)
     ]
     for experiment in there:
-        text = with_table(text, experiment, table(experiment, outcomes))
+        lines = table(experiment, outcomes)
+        text = with_table(text, experiment.name, lines)
+        if experiment.name == "ranks":
+            lines = curves_table(experiment, outcomes)
+            text = with_table(text, "curves", lines)
     readme.write_text(text)
     names = {experiment.name for experiment in there}
     if {"minibatch", "statistics"} <= names:
@@ -145,13 +188,13 @@ def write(folder: pathlib.Path, outcomes: Outcomes) -> None:
         draw_curves(folder / "curves.svg", outcomes)
 
 
-def with_table(text: str, experiment: Experiment, lines: str) -> str:
-    """The text with another table between the experiment's markers.
+def with_table(text: str, name: str, lines: str) -> str:
+    """The text with another table between the markers of that name.
 
     Raises:
         ValueError: it has not one place for it.
     """
-    begin, end = f"<!-- {experiment.name} -->", "<!-- end -->"
+    begin, end = f"<!-- {name} -->", "<!-- end -->"
     text, count = re.subn(
         f"{begin}.*?{end}",
         lambda _: f"{begin}\n{lines}\n{end}",

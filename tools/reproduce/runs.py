@@ -18,9 +18,15 @@ from experiments import Variant
 from hvd_imagenet import flags
 
 _REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
-# Of the site, not of the recipe; one thread each, so that runs side by side do
-# not disturb each other.
-_SITE = ("--input_threads=1", "--log_steps=1", "--keep_checkpoints=1")
+# Of the site, not of the recipe: one thread each, so that runs side by side do
+# not disturb each other, and evaluation at the end alone.
+_SITE = (
+    "--input_threads=1",
+    "--log_steps=1",
+    "--keep_checkpoints=1",
+    "--evaluation_every_epochs=1000",
+    "--evaluation_batch_size_per_process=122",
+)
 _ONE_THREAD = {
     name: "1"
     for name in (
