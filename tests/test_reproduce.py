@@ -159,12 +159,13 @@ def test_a_table():
         "b": _made_up([0.05, 0.07, None]),
     }
     first, second = report.table(experiment, outcomes).splitlines()[2:]
-    assert first == "| the first | 2 | 2.00 ± 1.41 |  | 0.200 ± 0.141 |"
+    assert first == "| the first | 2 | 2.00 ± 1.41 |  | 0.200 ± 0.141 |  |"
     # Student's t with 2 degrees of freedom: 4.303 x sqrt(2).
     assert second == (
         "| the second | 3 | 6.00 ± 1.41 (1 of 3 diverged) |"
         " +4.00 (\N{MINUS SIGN}2.08 to +10.08) |"
         " 0.600 ± 0.141 (1 of 3 diverged) |"
+        " +0.400 (\N{MINUS SIGN}0.208 to +1.008) |"
     )
 
 

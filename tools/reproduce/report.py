@@ -57,7 +57,7 @@ class Summary:
 
 def summary(values: Sequence[float | None]) -> Summary:
     """Of a value per seed, None for a run that diverged."""
-    there = [value for value in values if value is not None]
+    there = _there(values)
     return Summary(
         mean=statistics.fmean(there) if there else math.nan,
         deviation=statistics.stdev(there) if len(there) > 1 else math.nan,
@@ -90,22 +90,34 @@ def difference(
 def table(experiment: Experiment, outcomes: Outcomes) -> str:
     """Markdown, a row per variant; differences are from the first one."""
     lines = [
-        "| | runs | error, % | difference, points | training loss |",
-        "|---|---|---|---|---|",
+        "| | runs | error, % | difference, points | training loss |"
+        " difference |",
+        "|---|---|---|---|---|---|",
     ]
-    first = _values(outcomes[experiment.variants[0].name], "error")
+    first = outcomes[experiment.variants[0].name]
     for variant in experiment.variants:
         found = outcomes[variant.name]
-        errors = _values(found, "error")
-        cells = [
-            variant.label,
-            str(len(found)),
-            summary(errors).text(100.0),
-            "" if variant is experiment.variants[0] else _apart(errors, first),
-            summary(_values(found, "train_loss")).text(digits=3),
-        ]
+        cells = [variant.label, str(len(found))]
+        for name, scale, digits in (("error", 100.0, 2), ("train_loss", 1, 3)):
+            values = _values(found, name)
+            cells.append(summary(values).text(scale, digits))
+            apart = difference(_there(values), _there(_values(first, name)))
+            cells.append(
+                ""
+                if found is first
+                else "-"
+                if apart is None
+                else _interval(apart, scale, digits)
+            )
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def _interval(apart, scale: float, digits: int) -> str:
+    mean, low, high = (
+        f"{scale * value:+.{digits}f}".replace("-", _MINUS) for value in apart
+    )
+    return f"{mean} ({low} to {high})"
 
 
 def curves_table(experiment: Experiment, outcomes: Outcomes) -> str:
@@ -150,14 +162,8 @@ def _values(found: Mapping[int, Mapping], name: str) -> list[float | None]:
     return [outcome[name] for outcome in found.values()]
 
 
-def _apart(errors, others) -> str:
-    found = difference(
-        *([v for v in w if v is not None] for w in (errors, others))
-    )
-    if found is None:
-        return "-"
-    mean, low, high = (f"{100 * v:+.2f}".replace("-", _MINUS) for v in found)
-    return f"{mean} ({low} to {high})"
+def _there(values: Sequence[float | None]) -> list[float]:
+    return [value for value in values if value is not None]
 
 
 def write(folder: pathlib.Path, outcomes: Outcomes) -> None:
