@@ -59,7 +59,6 @@ _BEYOND = 1024
 _RANKS = 128
 
 _REFERENCE = _batch(_LARGE, "as Goyal")
-_LAST_BEYOND = _last(_BEYOND, "last minibatch's, 1,024 images per step")
 
 EXPERIMENTS = (
     Experiment("minibatch", tuple(_batch(images) for images in BATCHES)),
@@ -76,12 +75,27 @@ EXPERIMENTS = (
         ),
     ),
     Experiment(
+        "gamma32",
+        (
+            _batch(32, "gamma begins at 0, 32 images per step"),
+            Variant(
+                "gamma_one32",
+                "at 1",
+                flags=("--global_batch_size=32", "--zero_gamma=false"),
+            ),
+        ),
+    ),
+    Experiment(
+        "gamma512",
+        (
+            _batch(_LARGE, "gamma begins at 0, 512 images per step"),
+            Variant("gamma_one", "at 1", flags=("--zero_gamma=false",)),
+        ),
+    ),
+    Experiment(
         "pitfalls",
         (
             _REFERENCE,
-            Variant(
-                "gamma_one", "gamma begins at 1", flags=("--zero_gamma=false",)
-            ),
             Variant(
                 "rate_in_buffer",
                 "no momentum correction",
@@ -112,7 +126,7 @@ EXPERIMENTS = (
     Experiment(
         "optimizers",
         (
-            dataclasses.replace(_LAST_BEYOND, label="momentum SGD"),
+            _last(_BEYOND, "momentum SGD"),
             Variant("lars", "LARS", _LARS, flags=("--batch_norm_momentum=0",)),
             Variant(
                 "rmsprop_warmup",
@@ -123,12 +137,17 @@ EXPERIMENTS = (
         ),
     ),
     Experiment(
-        "statistics",
+        "statistics512",
         (
             _batch(_LARGE, "moving averages, 512 images per step"),
-            _last(_LARGE, "last minibatch's, 512 images per step"),
+            _last(_LARGE, "last minibatch's"),
+        ),
+    ),
+    Experiment(
+        "statistics1024",
+        (
             _batch(_BEYOND, "moving averages, 1,024 images per step"),
-            _LAST_BEYOND,
+            _last(_BEYOND, "last minibatch's"),
         ),
     ),
     Experiment(

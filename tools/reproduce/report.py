@@ -188,7 +188,7 @@ def write(folder: pathlib.Path, outcomes: Outcomes) -> None:
             text = with_table(text, "curves", lines)
     readme.write_text(text)
     names = {experiment.name for experiment in there}
-    if {"minibatch", "statistics"} <= names:
+    if {"minibatch", "statistics512", "statistics1024"} <= names:
         draw_minibatch(folder / "minibatch.svg", outcomes)
     if set(CURVES) <= names:
         draw_curves(folder / "curves.svg", outcomes)
