@@ -185,8 +185,8 @@ def test_a_table_of_curves():
         "b": losses((3.0, 2.5, 0.75), (3.0, 1.5, 0.0)),
     }
     second, another = report.curves_table(experiment, outcomes).splitlines()[2:]
-    assert second == "| the second | 0 | 0.5 | 0.6 |"
-    assert another == "| the first, another seed | 1 | 1 | 1 |"
+    assert second == "| the second | 0 | 0.5 | 0.5 | 0.5 | 0.6 |"
+    assert another == "| the first, another seed | 1 | 1 | 1 | 1 | 1 |"
 
 
 def test_everything_is_written_at_its_place(tmp_path):
