@@ -117,8 +117,9 @@ class _Job:
             self._place(0),
             lambda: self.marks[0],
             timeout=timeout,
-            end=self.ends[0].put,
+            end=lambda end: self._end(0, end),
         )
+        self.order = []
         self.lines = {}
         self.members = {
             rank: self._member(rank, timeout) for rank in range(1, members + 1)
@@ -149,8 +150,12 @@ class _Job:
         )
 
     def _leave(self, rank, end):
+        self._end(rank, end)
         # As when the process ends.
         self.lines[rank].close()
+
+    def _end(self, rank, end):
+        self.order.append(rank)
         self.ends[rank].put(end)
 
     def stop_center(self):
@@ -216,20 +221,11 @@ def test_all_hear_who_was_lost():
 
 def test_the_rank_that_failed_speaks_when_the_others_have_gone():
     job = _Job(2)
-    order = []
-
-    def leave(rank):
-        job.ends[rank].get(timeout=_SOON)
-        order.append(rank)
-
-    threads = [threading.Thread(target=leave, args=[r]) for r in job.ends]
-    for thread in threads:
-        thread.start()
     job.members[1].say(failure="it broke")
-    for thread in threads:
-        thread.join()
-    assert order[0] == 2
-    assert set(order[1:]) == {0, 1}
+    for ends in job.ends.values():
+        ends.get(timeout=_SOON)
+    assert job.order[0] == 2
+    assert set(job.order[1:]) == {0, 1}
     job.close()
 
 
