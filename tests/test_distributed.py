@@ -65,6 +65,7 @@ def test_gradients_in_half_precision_are_averaged():
     assert "--compression=fp16" in ranks[0]["refusal"]
 
 
+@pytest.mark.slow
 @pytest.mark.horovod
 def test_any_optimizer_applies_the_mean_gradient():
     program = _PROGRAMS / "distribute_optimizers.py"
