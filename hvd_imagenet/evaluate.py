@@ -15,15 +15,20 @@ Exit status: 0 when all was evaluated and written; 130 after Ctrl-C; 1 after an
 error.
 """
 
+import functools
 import os
 import sys
-import traceback
 
 from hvd_imagenet import program
 from hvd_imagenet.framing import CorruptRecordError
 from hvd_imagenet.inference.options import EvaluateOptions
 from hvd_imagenet.program import UserError, for_the_user
 from hvd_imagenet.world import launched_rank
+
+_describe = functools.partial(
+    program.describe,
+    interrupted="interrupted; nothing was written.",
+)
 
 
 def main(options: EvaluateOptions) -> int:
@@ -61,14 +66,6 @@ def _evaluate(options: EvaluateOptions) -> None:
         if found is not None:
             with for_the_user(OSError):
                 evaluation_report.write(task, *found, options)
-
-
-def _describe(error: BaseException) -> str:
-    if isinstance(error, UserError):
-        return f"error: {error}"
-    if isinstance(error, KeyboardInterrupt):
-        return "interrupted; nothing was written."
-    return "".join(traceback.format_exception(error)).rstrip()
 
 
 def run() -> None:

@@ -45,6 +45,14 @@ class Evaluation:
     totals: Totals
     answers: Answers
 
+    def result(self) -> dict[str, float]:
+        """Mean loss, accuracies from 0 to 1, and the images counted."""
+        totals = self.totals
+        result = {**totals.means(), "examples": int(totals.examples)}
+        if totals.skipped:
+            result["skipped"] = int(totals.skipped)
+        return result
+
 
 class Evaluator:
     """Evaluates a model by softmax cross-entropy, top-1 and top-5."""

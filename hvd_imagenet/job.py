@@ -216,11 +216,7 @@ def _evaluate(job: Job, trainer: Trainer, step: int) -> dict[str, Any]:
     )
     if job.processes.world.is_first:
         _show_worst_classes(job.run_log, step, evaluation.answers)
-    totals = evaluation.totals
-    result = {**totals.means(), "examples": int(totals.examples)}
-    if totals.skipped:
-        result["skipped"] = int(totals.skipped)
-    return result
+    return evaluation.result()
 
 
 def _show_worst_classes(

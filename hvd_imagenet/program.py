@@ -1,6 +1,7 @@
 """How the programs begin and end: a command line, an exit status."""
 
 import contextlib
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -30,6 +31,20 @@ def for_the_user(*errors: type[Exception]) -> Iterator[None]:
         yield
     except errors as error:
         raise UserError(error) from error
+
+
+def describe(error: BaseException, *, interrupted: str) -> str:
+    """What a program says of an error that ends it.
+
+    Args:
+        error: a trace of it, unless it is the user's.
+        interrupted: what to say of Ctrl-C.
+    """
+    if isinstance(error, UserError):
+        return f"error: {error}"
+    if isinstance(error, KeyboardInterrupt):
+        return interrupted
+    return "".join(traceback.format_exception(error)).rstrip()
 
 
 def run(main: Callable[..., int], *groups: type) -> None:

@@ -16,7 +16,6 @@ import contextlib
 import functools
 import os
 import sys
-import traceback
 
 from hvd_imagenet import imagenet, program, splits
 from hvd_imagenet import plan as plan_lib
@@ -25,6 +24,12 @@ from hvd_imagenet.config import Config
 from hvd_imagenet.framing import CorruptRecordError
 from hvd_imagenet.program import UserError, for_the_user
 from hvd_imagenet.world import launched_size
+
+_describe = functools.partial(
+    program.describe,
+    interrupted="interrupted; the same command resumes from the last"
+    " checkpoint.",
+)
 
 
 def main(config: Config) -> int:
@@ -113,14 +118,6 @@ def train(config: Config) -> int:
     except stopping.Stopped:
         return program.STOPPED
     return 0
-
-
-def _describe(error: BaseException) -> str:
-    if isinstance(error, UserError):
-        return f"error: {error}"
-    if isinstance(error, KeyboardInterrupt):
-        return "interrupted; the same command resumes from the last checkpoint."
-    return "".join(traceback.format_exception(error)).rstrip()
 
 
 def run() -> None:

@@ -16,7 +16,7 @@ from hvd_imagenet import (
 )
 from hvd_imagenet.batches import Batches
 from hvd_imagenet.config import Config
-from hvd_imagenet.evaluation import Evaluation, Evaluator
+from hvd_imagenet.evaluation import Evaluator
 from hvd_imagenet.evaluation_plan import EvaluationPlan, make_evaluation_plan
 from hvd_imagenet.inference import class_names, trained
 from hvd_imagenet.inference.options import EvaluateOptions
@@ -123,7 +123,7 @@ def evaluate(
         )
     if not world.is_first:
         return None
-    return _result(evaluation), ByClass.of(evaluation.answers, task.names)
+    return evaluation.result(), ByClass.of(evaluation.answers, task.names)
 
 
 def _open(found: Trained, processes: Processes) -> Source:
@@ -146,14 +146,6 @@ def _open(found: Trained, processes: Processes) -> Source:
         processes.barrier()
     label_offset.settle((source,), config.model.num_classes)
     return source
-
-
-def _result(evaluation: Evaluation) -> dict[str, Any]:
-    totals = evaluation.totals
-    result = {**totals.means(), "examples": int(totals.examples)}
-    if totals.skipped:
-        result["skipped"] = int(totals.skipped)
-    return result
 
 
 class _Counted:
