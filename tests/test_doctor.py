@@ -7,6 +7,7 @@ import itertools
 import json
 import os
 import pathlib
+import re
 import resource
 import socket
 import subprocess
@@ -25,6 +26,7 @@ from hvd_imagenet.diagnosis import (
     limits,
     links,
     storage,
+    support,
     units,
     versions,
 )
@@ -71,6 +73,7 @@ def _judge(facts, backend="gloo", is_launched=True, slots=None):
     return [
         *installation.software(facts, is_launched),
         *installation.horovod(facts, backend, is_launched),
+        *installation.support(facts, wants_xla=False),
         *installation.gpus(facts, slots),
         *installation.recipe(facts, []),
         *limits.shared_memory(facts, slots, backend),
@@ -84,7 +87,7 @@ def test_hosts_on_which_all_is_well_have_one_ok_per_check():
     findings = _judge(_hosts())
     assert finding.worst(findings) is Level.OK
     checks = [found.check for found in findings]
-    assert len(set(checks)) == len(checks) == 8
+    assert len(set(checks)) == len(checks) == 9
 
 
 _CPU = {"tensorflow_gpus": 0, "gpus_free": []}
@@ -350,8 +353,64 @@ def test_a_directory_that_cannot_be_written_is_said():
 
 def test_what_setup_installs_is_what_was_tried():
     assert versions.untried() == []
+    pinned = (_REPOSITORY / "tools/horovod/requirements.txt").read_text()
+    assert f"\nhorovod{versions.HOROVOD} --hash=sha256:" in pinned
+
+
+def test_a_version_that_was_never_tried_is_named(monkeypatch):
+    installed = {"tensorflow-cpu": "2.20.0", "keras": "3.15.1"}
+    monkeypatch.setattr(versions, "installed", installed.get)
+    assert [what for what in versions.untried() if "tensorflow" in what] == [
+        "tensorflow-cpu 2.20.0 (tried: ==2.18.1 or ==2.21.0)"
+    ]
+
+
+def _combined(tensorflow, python, **build):
+    build = {"gloo": True, "mpi": False, "nccl": 0} | build
+    packages = {"tensorflow": tensorflow, "horovod": "0.28.1"}
+    return _host(packages=packages, python=python, build=build, **_CPU)
+
+
+def test_what_is_tested_together_is_told_from_what_is_not():
+    facts = {
+        "host1": _combined("2.21.0", "3.13", mpi=True),
+        "host2": _combined("2.18.1", "3.12", nccl=22105),
+        "host3": _combined("2.18.1", "3.13"),
+        "host4": _combined("2.20.0", "3.12"),
+    }
+    one, two, three, four = installation.support(facts, wants_xla=False)
+    assert one.level is two.level is Level.OK
+    assert one.text == (
+        "TensorFlow 2.21.0, Python 3.13, Gloo and MPI: tested on host1"
+    )
+    assert "Gloo and NCCL: compiles and loads, not run on a GPU yet" in two.text
+    assert three.level is four.level is Level.WARNING
+    assert "TensorFlow 2.18.1, Python 3.13, Gloo were not" in three.text
+    assert "TensorFlow 2.20.0, Python 3.12, Gloo were not" in four.text
+    assert "2.18.1 with Python 3.10 to 3.12 or 2.21.0 with" in four.remedy
+
+
+def test_xla_operations_that_are_not_built_are_said():
+    old, new = ({"host1": _combined(v, "3.12")} for v in support.STACKS)
+    assert installation.support(old, wants_xla=True)[0].level is Level.OK
+    (found,) = installation.support(new, wants_xla=True)
+    assert found.level is Level.WARNING
+    assert found.text.startswith("HOROVOD_ENABLE_XLA_OPS has no effect")
+
+
+def test_the_readme_has_the_table_of_what_is_tried():
+    readme = (_REPOSITORY / "README.md").read_text()
+    for version, stack in support.STACKS.items():
+        oldest, *_, newest = stack.pythons
+        states = f"{stack.gloo} | {stack.mpi} | {stack.nccl}"
+        row = rf"\| {version}( \(default\))? \| 3.{oldest} to 3.{newest} \| "
+        assert re.search(row + re.escape(states), readme), version
     setup = (_REPOSITORY / "tools" / "setup").read_text()
-    assert f"horovod={versions.HOROVOD.removeprefix('==')}\n" in setup
+    offered = re.findall(r"^  (2[\d.]+)\) newest=3\.(\d+) ;;", setup, re.M)
+    assert offered == [
+        (version, str(stack.pythons[-1]))
+        for version, stack in support.STACKS.items()
+    ]
 
 
 @pytest.mark.parametrize(

@@ -166,6 +166,7 @@ _MODULES = {
     "diagnosis.storage": (0, ""),
     "diagnosis.versions": (0, "packaging"),
     "diagnosis.options": (0.5, ""),
+    "diagnosis.support": (0, ""),
     "diagnosis.units": (0, ""),
     "diagnosis.watch": (0, ""),
     "diagnosis.exchange": (2, ""),

@@ -139,6 +139,7 @@ def _examine_together(
         findings = [
             *installation.software(by_host, is_launched),
             *installation.horovod(by_host, backend, is_launched),
+            *installation.support(by_host, own["wants_xla"]),
             *installation.gpus(by_host, slots),
             *installation.recipe(by_host, list(flagfiles)),
             *limits.shared_memory(by_host, slots, backend),

@@ -33,6 +33,7 @@ def gather(
         "host": the name that the launcher knows it by;
         "untried": see `versions.untried`;
         "build": see `distributed.describe_build`;
+        "wants_xla": whether Horovod's operations are to be compiled by XLA;
         "tensorflow_gpus": GPUs that TensorFlow sees;
         "recipe": eight digits of the recipe's values;
         "open_files": soft and hard limit, -1 for none;
@@ -50,6 +51,7 @@ def gather(
         "host": host_name(environ),
         "untried": versions.untried(),
         "build": distributed.describe_build(),
+        "wants_xla": environ.get("HOROVOD_ENABLE_XLA_OPS", "0") != "0",
         "tensorflow_gpus": len(tf.config.list_physical_devices("GPU")),
         "recipe": hashlib.sha256(recipe.encode()).hexdigest()[:8],
         "open_files": resource.getrlimit(resource.RLIMIT_NOFILE),

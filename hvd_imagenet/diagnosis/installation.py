@@ -15,6 +15,7 @@ from hvd_imagenet.cluster.finding import (
     ok,
     warning,
 )
+from hvd_imagenet.diagnosis.support import STACKS
 
 # Facts of one process per host, by host: see `facts.gather`.
 Facts = Mapping[str, Mapping[str, Any]]
@@ -101,6 +102,45 @@ def horovod(facts: Facts, backend: str, is_launched: bool) -> list[Finding]:
     return found or [ok(check, f"built with {', '.join(builds)}")]
 
 
+def support(facts: Facts, wants_xla: bool) -> list[Finding]:
+    """How far TensorFlow, Python and Horovod were tried together.
+
+    Args:
+        facts: of hosts.
+        wants_xla: whether HOROVOD_ENABLE_XLA_OPS is set.
+    """
+    check, found = "support", []
+    combinations = grouped(each(facts, _combination))
+    for (tensorflow, python, parts), hosts in combinations.items():
+        text = f"TensorFlow {tensorflow}, Python {python}"
+        text += f", {' and '.join(parts)}" if parts else ""
+        stack = STACKS.get(tensorflow)
+        if stack is None or int(python.split(".")[1]) not in stack.pythons:
+            found.append(
+                warning(
+                    check,
+                    f"{text} were not tried together",
+                    "run tools/setup, which installs what was: TensorFlow "
+                    + " or ".join(map(_tried, STACKS)),
+                )
+            )
+        elif wants_xla and not stack.has_xla:
+            found.append(
+                warning(
+                    check,
+                    f"HOROVOD_ENABLE_XLA_OPS has no effect: Horovod for"
+                    f" TensorFlow {tensorflow} is built without XLA operations",
+                    "leave it out, and functions that exchange uncompiled",
+                )
+            )
+        else:
+            states = {getattr(stack, part.lower()) for part in parts}
+            text += f": {' and '.join(sorted(states))}" if states else ""
+            on_hosts = f" on {names(hosts)}" if len(combinations) > 1 else ""
+            found.append(ok(check, text + on_hosts))
+    return found
+
+
 def gpus(facts: Facts, slots: Mapping[str, int]) -> list[Finding]:
     """A free GPU for every process, and one that TensorFlow sees."""
     found = list(comparison.gpus(facts, slots))
@@ -148,11 +188,26 @@ def recipe(facts: Facts, flagfiles: list[str]) -> list[Finding]:
     ]
 
 
+def _combination(of_host: Mapping[str, Any]) -> tuple[str, str, tuple]:
+    """What must go together: TensorFlow, Python, parts of Horovod."""
+    packages = of_host["packages"]
+    tensorflow = packages.get("tensorflow") or packages.get("tensorflow-cpu")
+    build = of_host["build"]
+    parts = () if isinstance(build, str) else _parts(build)
+    return tensorflow or "of unknown version", of_host["python"], parts
+
+
+def _tried(tensorflow: str) -> str:
+    oldest, *_, newest = STACKS[tensorflow].pythons
+    return f"{tensorflow} with Python 3.{oldest} to 3.{newest}"
+
+
 def _build_text(build: Mapping[str, Any] | str) -> str:
-    if isinstance(build, str):
-        return build
-    parts = {"Gloo": build["gloo"], "MPI": build["mpi"], "NCCL": build["nccl"]}
-    return " and ".join(name for name, is_in in parts.items() if is_in)
+    return build if isinstance(build, str) else " and ".join(_parts(build))
+
+
+def _parts(build: Mapping[str, Any]) -> tuple[str, ...]:
+    return tuple(n for n in ("Gloo", "MPI", "NCCL") if build[n.lower()])
 
 
 def _hosts(count: int) -> str:

@@ -28,17 +28,16 @@ def untried() -> list[str]:
         metadata = importlib.metadata.metadata(_DISTRIBUTION)
     except importlib.metadata.PackageNotFoundError:
         return ["hvd_imagenet, which is not installed but found on the path"]
-    tried = {
-        requirement.name: requirement.specifier
-        for text in metadata.get_all("Requires-Dist") or ()
-        if _applies(requirement := Requirement(text))
-    }
-    tried["horovod"] = SpecifierSet(HOROVOD)
+    tried = {"horovod": {SpecifierSet(HOROVOD)}}
+    for text in metadata.get_all("Requires-Dist") or ():
+        if _applies(requirement := Requirement(text)):
+            # TensorFlow has several, one an extra.
+            tried.setdefault(requirement.name, set()).add(requirement.specifier)
     found = [
-        f"{name} {version} (tried: {specifier})"
-        for name, specifier in tried.items()
+        f"{name} {version} (tried: {' or '.join(sorted(map(str, specifiers)))})"
+        for name, specifiers in tried.items()
         if (version := installed(name)) is not None
-        and not specifier.contains(version)
+        and not any(specifier.contains(version) for specifier in specifiers)
     ]
     python = SpecifierSet(metadata["Requires-Python"])
     if not python.contains(platform.python_version()):
