@@ -23,6 +23,7 @@ def _result(finished):
     return json.loads(text)
 
 
+@pytest.mark.core
 @pytest.mark.horovod
 def test_an_inf_on_one_rank_is_skipped_by_all_together():
     ranks = _result(jobs.run(2, str(_PROGRAMS / "inject_inf.py")))
@@ -41,6 +42,7 @@ def test_an_inf_on_one_rank_is_skipped_by_all_together():
     assert all(s["finite"] for s in steps)
 
 
+@pytest.mark.core
 @pytest.mark.horovod
 def test_gradients_in_half_precision_are_averaged():
     ranks = _result(jobs.run(2, str(_PROGRAMS / "exchange_half.py")))
@@ -122,6 +124,7 @@ def test_the_readmes_example_is_short():
     assert max(map(len, lines)) <= 80
 
 
+@pytest.mark.core
 @pytest.mark.horovod
 def test_the_readmes_example_is_the_same_on_one_rank_and_two(example):
     ((one,), two) = example[1], example[2]

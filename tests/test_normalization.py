@@ -8,6 +8,8 @@ import tensorflow as tf
 from hvd_imagenet import normalization
 from hvd_imagenet.normalization import FusedBatchNormalization
 
+pytestmark = pytest.mark.core
+
 _SHAPE = (8, 5, 6, 4)
 
 

@@ -16,6 +16,8 @@ from hvd_imagenet.optimizers import MomentumSGD
 from hvd_imagenet.processes import Processes
 from hvd_imagenet.rmsprop_warmup import RMSpropWarmup
 
+pytestmark = pytest.mark.core
+
 _RATES = (0.1, 0.1, 0.2, 0.2, 0.02)
 
 

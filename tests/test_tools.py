@@ -1,5 +1,6 @@
 """The two commands of the README: what they need, and their own path."""
 
+import difflib
 import gzip
 import importlib.util
 import os
@@ -69,6 +70,7 @@ def test_plot_plan_says_what_it_cannot_do(arguments, named):
     assert finished.stderr.count("\n") == 1
 
 
+@pytest.mark.core
 @pytest.mark.horovod
 def test_the_quick_start_at_tiny_size(tmp_path):
     finished = _tool(
@@ -127,6 +129,69 @@ def test_setup_refuses_an_unknown_tensorflow():
     finished = _tool("setup", HVD_IMAGENET_TF="tpu")
     assert finished.returncode == 1
     assert "HVD_IMAGENET_TF=tpu must be cpu or gpu" in finished.stderr
+
+
+def test_setup_refuses_a_version_that_was_not_tried():
+    finished = _tool("setup", HVD_IMAGENET_TF_VERSION="2.20.0")
+    assert finished.returncode == 1
+    assert "HVD_IMAGENET_TF_VERSION=2.20.0 must be 2.18.1 or 2.21.0" in (
+        finished.stderr
+    )
+
+
+def test_a_newer_tensorflow_takes_newer_pythons(tmp_path):
+    bare = _bare_machine(tmp_path)
+    finished = _tool("setup", HVD_IMAGENET_TF_VERSION="2.21.0", PATH=bare)
+    assert finished.returncode == 1
+    assert "no Python 3.10 to 3.13 was found" in finished.stderr
+
+
+_SOURCE = [f"line {n}\n" for n in range(40)]
+
+
+def _apply_patch(tmp_path, edited, found):
+    """Applies the difference of _SOURCE and `edited` to `found`."""
+    diff = difflib.unified_diff(_SOURCE, edited, "a/sub/file", "b/sub/file")
+    patch = tmp_path / "one.patch"
+    patch.write_text("".join(["Why, in some words.\n\n", *diff]))
+    file = tmp_path / "sub" / "file"
+    file.parent.mkdir()
+    file.write_text("".join(found))
+    finished = subprocess.run(
+        [str(_REPOSITORY / "tools/horovod/apply_patch"), patch, tmp_path],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    return finished, file.read_text().splitlines(keepends=True)
+
+
+_EDITED = [*_SOURCE[:3], "new\n", *_SOURCE[3:20], "other\n", *_SOURCE[23:]]
+
+
+@pytest.mark.parametrize("edited", [_EDITED, ["0\n", *_SOURCE], _SOURCE[:-1]])
+def test_a_patch_makes_of_a_source_what_it_was_made_from(tmp_path, edited):
+    finished, result = _apply_patch(tmp_path, edited, _SOURCE)
+    assert (finished.returncode, finished.stderr) == (0, "")
+    assert result == edited
+
+
+@pytest.mark.parametrize("line", [1, 19, 25])
+def test_a_patch_changes_nothing_of_another_source(tmp_path, line):
+    # Where a hunk changes it or around that, and in one of two only.
+    other = [*_SOURCE[:line], "unexpected\n", *_SOURCE[line + 1 :]]
+    finished, result = _apply_patch(tmp_path, _EDITED, other)
+    assert finished.returncode == 1
+    assert "sub/file, line " in finished.stderr
+    assert "but there is\n" in finished.stderr
+    assert "unexpected" in finished.stderr
+    assert result == other
+
+
+def test_a_patch_without_changes_is_an_error(tmp_path):
+    finished, _ = _apply_patch(tmp_path, _SOURCE, _SOURCE)
+    assert finished.returncode == 1
+    assert "changes nothing" in finished.stderr
 
 
 @pytest.mark.parametrize("arguments", [["--int"], ["--into"], ["a", "b", "c"]])

@@ -28,6 +28,8 @@ from hvd_imagenet.runlog import NullRunLog
 from hvd_imagenet.sources import SyntheticSource
 from hvd_imagenet.world import World
 
+pytestmark = pytest.mark.core
+
 _SIZE = 16
 _CLASSES = 4
 _TRAIN_IMAGES = 32

@@ -15,6 +15,8 @@ from hvd_imagenet.config import Config, DataConfig, ModelConfig
 from hvd_imagenet.plan import make_plan
 from hvd_imagenet.sources import SyntheticSource
 
+pytestmark = pytest.mark.core
+
 _IMAGES = 40
 _CLASSES = 7
 

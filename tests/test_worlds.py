@@ -73,6 +73,7 @@ def regularised(patterns, tmp_path_factory):
     }
 
 
+@pytest.mark.core
 @pytest.mark.parametrize("ranks", [2, 4])
 def test_the_loss_curve_does_not_depend_on_the_ranks(runs, ranks):
     one, many = (jobs.metrics(runs[k]) for k in (1, ranks))
@@ -86,6 +87,7 @@ def test_the_loss_curve_does_not_depend_on_the_ranks(runs, ranks):
     assert one[-1]["loss"] < 0.9 * one[0]["loss"]
 
 
+@pytest.mark.core
 @pytest.mark.parametrize("ranks", [2, 4])
 def test_weights_and_statistics_do_not_depend_on_the_ranks(runs, ranks):
     one, many = (_arrays(runs[k], "step_00000003.npz") for k in (1, ranks))
@@ -111,6 +113,7 @@ def test_regularisation_does_not_depend_on_the_ranks(regularised):
     assert two["loss"] == pytest.approx(one["loss"], rel=1e-3)
 
 
+@pytest.mark.core
 @pytest.mark.parametrize("ranks", [1, 2, 4])
 def test_the_evaluation_counts_every_image_once(runs, ranks):
     result = jobs.result(runs[ranks])
@@ -181,6 +184,7 @@ def test_a_resumed_run_ends_like_an_uninterrupted_one(
     )
 
 
+@pytest.mark.core
 def test_a_killed_run_continues(runs, patterns, tmp_path):
     command = [
         sys.executable,
@@ -316,6 +320,7 @@ def test_rank_0s_statistics_are_those_of_rank_0(patterns, tmp_path, runs):
     assert np.max(np.abs(ours[name] - averaged[name])) > 1e-4
 
 
+@pytest.mark.core
 def test_fp16_on_the_wire_gives_the_same_curve(patterns, tmp_path, runs):
     workdir = _train(2, patterns, tmp_path, "--compression=fp16")
     ours, theirs = (
@@ -328,6 +333,7 @@ def test_fp16_on_the_wire_gives_the_same_curve(patterns, tmp_path, runs):
     np.testing.assert_allclose(ours, theirs, rtol=5e-2)
 
 
+@pytest.mark.core
 def test_the_first_losses_are_those_of_this_recipe(runs):
     """A change of these numbers is a change of the numerics.
 

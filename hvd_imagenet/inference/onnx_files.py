@@ -18,8 +18,9 @@ def require_packages() -> None:
     except ImportError as error:
         raise ValueError(
             f"--onnx needs packages that are not installed ({error}); install"
-            " them by pip install -c tools/constraints.txt onnx tf2onnx, or"
-            " leave the flag out."
+            " them by pip install -c"
+            f" tools/constraints/tensorflow-{tf.__version__}.txt onnx tf2onnx,"
+            " or leave the flag out."
         ) from error
 
 

@@ -15,6 +15,8 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
+import tensorflow as tf
+
 import hosts
 
 _REPOSITORY = pathlib.Path(__file__).parent.parent.parent
@@ -82,7 +84,10 @@ class Store:
         shutil.rmtree(self._other)
 
     def build(self) -> "Image":
-        """Builds the image for CPUs, which passes its fast tests meanwhile."""
+        """Builds the image for CPUs, with the TensorFlow that is here.
+
+        It passes its fast tests meanwhile.
+        """
         self._make_base()
         self._buildah(
             *("bud", "--isolation=chroot", "--network=host", "--pull-never"),
@@ -92,6 +97,7 @@ class Store:
             f"--ulimit=nofile={_open_files()}:{_open_files()}",
             # Buildah 1.28 does not see which stages are wanted by the default.
             *("--build-arg=VARIANT=cpu", f"--build-arg=CPU_BASE={_BASE}"),
+            f"--build-arg=TENSORFLOW={tf.__version__}",
             *self._secrets(),
             f"--file={_REPOSITORY / 'docker' / 'Dockerfile'}",
             str(_REPOSITORY),
