@@ -8,8 +8,9 @@ Makes JPEGs of 500 x 375 pixels and 77 to 110 KB out of scikit-learn's two
 photographs, and packs them with tools/pack. Then each contender in turn, as
 often as --repeats says, in a process of its own on the same --cores: ours by
 `python -m hvd_imagenet.benchmark --mode=input`, DALI by dali_input.py beside
-this, if --dali_python names a Python that has it (requirements-dali.txt).
-Prints a table of medians, and of ratios within a repeat.
+this, if --dali_python names a Python that has it (requirements-dali.txt), ours
+with another TensorFlow for every --other_python. Prints a table of medians, and
+of ratios within a repeat.
 """
 
 import io
@@ -25,6 +26,8 @@ import numpy as np
 from absl import app, flags
 from PIL import Image
 from sklearn import datasets
+
+import environments
 
 _HERE = pathlib.Path(__file__).parent
 _IMAGES = 512
@@ -43,8 +46,13 @@ flags.DEFINE_integer("steps", 40, "Batches of 64 images that are measured.", 1)
 
 def main(argv: Sequence[str]) -> None:
     (folder,) = map(pathlib.Path, argv[1:])
+    pythons = environments.pythons()
     contenders = {
-        name: _ours(folder / name) for name in ("original", "jpeg", "raw")
+        name if python == sys.executable else f"{name}, {version}": _ours(
+            python, folder / name
+        )
+        for name in ("original", "jpeg", "raw")
+        for version, python in pythons.items()
     }
     if _FLAGS.dali_python:
         contenders["DALI"] = [
@@ -72,9 +80,9 @@ def main(argv: Sequence[str]) -> None:
     sys.stdout.write("\n".join(lines) + "\n")
 
 
-def _ours(data_dir: pathlib.Path) -> list[str]:
+def _ours(python: str, data_dir: pathlib.Path) -> list[str]:
     return [
-        *(sys.executable, "-m", "hvd_imagenet.benchmark", "--mode=input"),
+        *(python, "-m", "hvd_imagenet.benchmark", "--mode=input"),
         *(f"--data_dir={data_dir}", f"--num_classes={_CLASSES}"),
         *("--label_offset=1", "--batch_size_per_process=64", "--epochs=90"),
         *("--warmup_epochs=0", f"--steps={_FLAGS.steps}"),

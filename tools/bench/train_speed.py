@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Compares training steps with PyTorch's on the same cores and in one run.
+"""Compares training steps with others' on the same cores and in one run.
 
     .venv/bin/python tools/bench/train_speed.py \\
         --torch_python=TORCH_ENVIRONMENT/bin/python
@@ -7,13 +7,13 @@
 ResNet-50, 224 pixels, batches of 32 per process; float32 and bfloat16; one
 process with all threads, and two processes that share them (ours by horovodrun,
 PyTorch's by DistributedDataParallel over Gloo). Ours is
-`python -m hvd_imagenet.benchmark --mode=train`, PyTorch's torch_train.py beside
-this. Each contender in turn, as often as --repeats says. Prints a table of
-medians, and of ratios within a repeat.
+`python -m hvd_imagenet.benchmark --mode=train`, with another TensorFlow for
+every --other_python, PyTorch's torch_train.py beside this. Each contender in
+turn, as often as --repeats says. Prints a table of medians, and of ratios
+within a repeat.
 """
 
 import json
-import os
 import pathlib
 import statistics
 import subprocess
@@ -22,12 +22,14 @@ from collections.abc import Sequence
 
 from absl import app, flags
 
+import environments
+
 _HERE = pathlib.Path(__file__).parent
 _SECONDS = 1800
 
 _FLAGS = flags.FLAGS
 flags.DEFINE_string(
-    "torch_python", None, "A Python with PyTorch. Default: ours only."
+    "torch_python", None, "A Python with PyTorch. Default: none."
 )
 flags.DEFINE_integer("repeats", 3, "Times that each is measured.", 1)
 flags.DEFINE_integer("threads", 2, "Threads, of all processes together.", 2)
@@ -38,44 +40,48 @@ flags.DEFINE_list("processes", ["1", "2"], "How many to compare with.")
 
 def main(argv: Sequence[str]) -> None:
     del argv
+    pythons = environments.pythons()
+    first, *others = [*pythons, *(["PyTorch"] if _FLAGS.torch_python else [])]
     rates = {}
     for _ in range(_FLAGS.repeats):
         for precision in _FLAGS.precisions:
             for processes in map(int, _FLAGS.processes):
                 name = f"{precision}, {processes} x"
                 name += f" {_FLAGS.threads // processes} threads"
-                contenders = {"ours": _ours(precision, processes)}
+                contenders = {
+                    version: (_ours(python, precision, processes), python)
+                    for version, python in pythons.items()
+                }
                 if _FLAGS.torch_python:
-                    contenders["PyTorch"] = _torch(precision, processes)
-                for contender, command in contenders.items():
-                    rate = _run(command)
+                    command = _torch(precision, processes)
+                    contenders["PyTorch"] = (command, _FLAGS.torch_python)
+                for contender, (command, python) in contenders.items():
+                    rate = _run(command, python)
                     rates.setdefault(name, {}).setdefault(contender, [])
                     rates[name][contender].append(rate)
                     sys.stderr.write(f"{name}: {contender} {rate:.3f}\n")
-    lines = ["| | ours | PyTorch | ratio |", "|---|---|---|---|"]
+    titles = [first, *(t for o in others for t in (o, f"{first} / {o}"))]
+    lines = [f"| | {' | '.join(titles)} |", "|---" * (len(titles) + 1) + "|"]
     for name, by_contender in rates.items():
-        ours = by_contender["ours"]
-        theirs = by_contender.get("PyTorch", [])
-        cells = [
-            f"{statistics.median(each):.2f}" if each else "-"
-            for each in (
-                ours,
-                theirs,
-                [a / b for a, b in zip(ours, theirs, strict=False)],
-            )
-        ]
-        lines.append(f"| {name} | {' | '.join(cells)} |")
+        ours = by_contender[first]
+        cells = [ours]
+        for other in others:
+            theirs = by_contender[other]
+            ratios = [a / b for a, b in zip(ours, theirs, strict=True)]
+            cells += [theirs, ratios]
+        medians = [f"{statistics.median(each):.2f}" for each in cells]
+        lines.append(f"| {name} | {' | '.join(medians)} |")
     sys.stdout.write("\n".join(lines) + "\n")
 
 
-def _ours(precision: str, processes: int) -> list[str]:
+def _ours(python: str, precision: str, processes: int) -> list[str]:
     launcher = []
     if processes > 1:
         hosts = f"localhost:{processes}"
         launcher = ["horovodrun", "-np", str(processes), "-H", hosts]
     return [
         *launcher,
-        *(sys.executable, "-m", "hvd_imagenet.benchmark", "--mode=train"),
+        *(python, "-m", "hvd_imagenet.benchmark", "--mode=train"),
         *("--data_format=synthetic", f"--precision={precision}"),
         *(f"--steps={_FLAGS.steps}", "--warmup_steps=2"),
     ]
@@ -96,15 +102,14 @@ def _torch(precision: str, processes: int) -> list[str]:
     ]
 
 
-def _run(command: Sequence[str]) -> float:
+def _run(command: Sequence[str], python: str) -> float:
     """Images per second of all processes."""
-    bin_folder = os.path.dirname(sys.executable)
     finished = subprocess.run(
         command,
         capture_output=True,
         text=True,
         timeout=_SECONDS,
-        env=os.environ | {"PATH": f"{bin_folder}:{os.environ['PATH']}"},
+        env=environments.variables(python),
     )
     if finished.returncode:
         raise RuntimeError(f"{command} failed: {finished.stderr}")

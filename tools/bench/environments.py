@@ -1,0 +1,42 @@
+"""Environments of ours that are compared: each has its own TensorFlow."""
+
+import os
+import subprocess
+import sys
+
+from absl import flags
+
+_VERSION = """
+import importlib.metadata as metadata
+names = {d.name: d.version for d in metadata.distributions()}
+print(names.get("tensorflow-cpu") or names["tensorflow"])
+"""
+
+_FLAGS = flags.FLAGS
+flags.DEFINE_multi_string(
+    "other_python",
+    [],
+    "Another Python with this package and another TensorFlow, to compare with;"
+    " may be repeated. Example: .venv-2.21.0/bin/python.",
+)
+
+
+def pythons() -> dict[str, str]:
+    """This Python and the other ones, by what their results are called."""
+    return {
+        f"TF {_version(python)}": python
+        for python in (sys.executable, *_FLAGS.other_python)
+    }
+
+
+def variables(python: str) -> dict[str, str]:
+    """The environment in which commands of a Python run."""
+    bin_folder = os.path.dirname(os.path.abspath(python))
+    return os.environ | {"PATH": f"{bin_folder}:{os.environ['PATH']}"}
+
+
+def _version(python: str) -> str:
+    finished = subprocess.run(
+        [python, "-c", _VERSION], capture_output=True, text=True, check=True
+    )
+    return finished.stdout.strip()
