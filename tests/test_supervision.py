@@ -10,6 +10,7 @@ import time
 import pytest
 
 from hvd_imagenet.supervision import addresses
+from hvd_imagenet.supervision import member as member_lib
 from hvd_imagenet.supervision.center import Center
 from hvd_imagenet.supervision.member import Member, connect
 from hvd_imagenet.supervision.verdict import Heard, Mark, judge
@@ -244,6 +245,19 @@ def test_a_center_that_says_nothing_is_noticed():
     job = _Job(1, timeout=3.0)
     job.stop_center()
     end = job.ends[1].get(timeout=_SOON)
+    assert "rank 0 (host0, process 100) has not been heard of" in end.text
+
+
+def test_a_silent_center_explains_a_failed_exchange(monkeypatch):
+    # As where it is frozen: the exchange fails long before it is missed.
+    monkeypatch.setattr(member_lib, "_SILENCE_SECONDS", 2.0)
+    job = _Job(2, timeout=3600.0)
+    job.stop_center()
+    time.sleep(3)
+    assert job.ends[1].empty()
+    job.members[1].say(echo="Read timeout")
+    end = job.ends[1].get(timeout=_SOON)
+    assert (list(end.ranks), end.speaker) == ([0], 1)
     assert "rank 0 (host0, process 100) has not been heard of" in end.text
 
 
