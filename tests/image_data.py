@@ -79,7 +79,7 @@ def example(
         )
     return tf.train.Example(
         features=tf.train.Features(feature=features)
-    ).SerializeToString()
+    ).SerializeToString(deterministic=True)
 
 
 def raw_example(image: np.ndarray, label: int) -> bytes:

@@ -162,6 +162,7 @@ def test_a_record_is_found_and_any_reader_understands_it(shape):
         image_data.example(b"P6\n1 1 1    10\n255\n" + bytes(3000), 1),
         image_data.example(b"P6\n           \n255\n" + bytes(3000), 1),
     ],
+    ids=("empty", "no record", "cut", "no pixels", "JPEG", "three", "none"),
 )
 def test_what_is_no_raw_image_is_not_found(record):
     assert raw_images.find(record) is None
