@@ -1,9 +1,14 @@
 """What several test files need: real images, made once."""
 
+import os
 import pathlib
 import signal
 import subprocess
 import sys
+
+# As the programs do, and for those of tests/programs; before TensorFlow is
+# imported.
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 import pytest
 
