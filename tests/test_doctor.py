@@ -381,12 +381,15 @@ def test_what_is_tested_together_is_told_from_what_is_not():
     one, two, three, four = installation.support(facts, wants_xla=False)
     assert one.level is two.level is Level.OK
     assert one.text == (
-        "TensorFlow 2.21.0, Python 3.13, Gloo and MPI: tested on host1"
+        "TensorFlow 2.21.0, Python 3.13, Gloo core tested, MPI compiles and"
+        " loads on host1"
     )
-    assert "Gloo and NCCL: compiles and loads, not run on a GPU yet" in two.text
+    assert "3.12, Gloo tested, NCCL compiles and loads on host2" in two.text
     assert three.level is four.level is Level.WARNING
-    assert "TensorFlow 2.18.1, Python 3.13, Gloo were not" in three.text
-    assert "TensorFlow 2.20.0, Python 3.12, Gloo were not" in four.text
+    assert three.text == (
+        "TensorFlow 2.18.1, Python 3.13 were not tried together, on host3"
+    )
+    assert "TensorFlow 2.20.0, Python 3.12 were not" in four.text
     assert "2.18.1 with Python 3.10 to 3.12 or 2.21.0 with" in four.remedy
 
 

@@ -113,13 +113,12 @@ def support(facts: Facts, wants_xla: bool) -> list[Finding]:
     combinations = grouped(each(facts, _combination))
     for (tensorflow, python, parts), hosts in combinations.items():
         text = f"TensorFlow {tensorflow}, Python {python}"
-        text += f", {' and '.join(parts)}" if parts else ""
         stack = STACKS.get(tensorflow)
         if stack is None or int(python.split(".")[1]) not in stack.pythons:
             found.append(
                 warning(
                     check,
-                    f"{text} were not tried together",
+                    f"{text} were not tried together, on {names(hosts)}",
                     "run tools/setup, which installs what was: TensorFlow "
                     + " or ".join(map(_tried, STACKS)),
                 )
@@ -134,10 +133,9 @@ def support(facts: Facts, wants_xla: bool) -> list[Finding]:
                 )
             )
         else:
-            states = {getattr(stack, part.lower()) for part in parts}
-            text += f": {' and '.join(sorted(states))}" if states else ""
+            tried = [f"{part} {getattr(stack, part.lower())}" for part in parts]
             on_hosts = f" on {names(hosts)}" if len(combinations) > 1 else ""
-            found.append(ok(check, text + on_hosts))
+            found.append(ok(check, f"{', '.join([text, *tried])}{on_hosts}"))
     return found
 
 

@@ -6,7 +6,8 @@ The README's table says the same; a test holds the two together.
 import dataclasses
 
 TESTED = "tested"
-LOADS = "compiles and loads, not run on a GPU yet"
+CORE = "core tested"
+LOADS = "compiles and loads"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -14,7 +15,7 @@ class Stack:
     """A version of TensorFlow, with Horovod 0.28.1 and Keras 3.
 
     Attributes:
-        pythons: minor versions of Python 3 that it is tested on.
+        pythons: minor versions of Python 3 that tools/setup takes for it.
         gloo: how far a build with Gloo alone is tried.
         mpi: the same with MPI.
         nccl: the same with NCCL.
@@ -24,14 +25,22 @@ class Stack:
     """
 
     pythons: tuple[int, ...]
-    gloo: str = TESTED
-    mpi: str = TESTED
-    nccl: str = LOADS
-    has_xla: bool = False
+    gloo: str
+    mpi: str
+    nccl: str
+    has_xla: bool
 
 
 # By TensorFlow's version; what tools/setup offers.
 STACKS = {
-    "2.18.1": Stack(pythons=(10, 11, 12), has_xla=True),
-    "2.21.0": Stack(pythons=(10, 11, 12, 13)),
+    "2.18.1": Stack(
+        pythons=(10, 11, 12), gloo=TESTED, mpi=TESTED, nccl=LOADS, has_xla=True
+    ),
+    "2.21.0": Stack(
+        pythons=(10, 11, 12, 13),
+        gloo=CORE,
+        mpi=LOADS,
+        nccl=LOADS,
+        has_xla=False,
+    ),
 }
