@@ -465,10 +465,10 @@ def test_one_process_examines_its_host(digits, tmp_path):
     assert finished.returncode == 0, finished.stdout + finished.stderr
     header, *rows = finished.stdout.splitlines()
     assert header.split() == ["check", "result", "found"]
-    assert len(rows) == 13
+    assert len(rows) == 14
     said = json.loads((tmp_path / "found.json").read_text())
     assert said["worst"] == "ok"
-    assert len(said["findings"]) == 13
+    assert len(said["findings"]) == 14
     (host,) = said["hosts"]
     assert host["slots"] == 1
     (reading,) = said["readings"].values()
