@@ -14,6 +14,7 @@ images.
 """
 
 import json
+import os
 import pathlib
 import statistics
 import subprocess
@@ -119,6 +120,8 @@ def _run(*command: str) -> str:
         capture_output=True,
         text=True,
         timeout=_SECONDS,
+        # As the trainer takes them by itself.
+        env={"TF_ENABLE_ONEDNN_OPTS": "1", **os.environ},
     )
     if finished.returncode:
         raise RuntimeError(f"{command} failed: {finished.stderr}")
