@@ -3,8 +3,10 @@
 import builtins
 import pathlib
 import re
+import time
 
 import keras
+import psutil
 import pytest
 
 import mlperf
@@ -34,6 +36,18 @@ def _plan(config, world_size=1):
         train_images=imagenet.TRAIN_IMAGES,
         validation_images=imagenet.VALIDATION_IMAGES,
     )
+
+
+@pytest.fixture(autouse=True)
+def process_start(monkeypatch):
+    """When this process is said to have begun, in s since 1970.
+
+    The rules allow 30 minutes from there to the end of initialization, and the
+    one that runs all tests may be older.
+    """
+    start = time.time() - 60
+    monkeypatch.setattr(psutil.Process, "create_time", lambda process: start)
+    return start
 
 
 def _write(config, accuracies, first_epoch=0, stopped=False):
@@ -150,12 +164,14 @@ def test_what_the_closed_division_has_against_a_recipe(
 # --- The course of a run. ---
 
 
-def test_a_run_succeeds_where_it_reaches_the_target(tmp_path):
+def test_a_run_succeeds_where_it_reaches_the_target(tmp_path, process_start):
     config = _config("mlperf_lars_4k", tmp_path, "--evaluation_every_epochs=4")
     # Reached once, at epoch 40, and lost again.
     path = _write(config, [0.7] * 39 + [0.7591, 0.7, 0.7])
     assert mlperf.complaints(path) == []
     lines = mlperf.read(path)
+    (begun,) = (line for line in lines if line.key == "init_start")
+    assert begun.timestamp == int(process_start * 1e3)
     assert lines[-1].key == "run_stop"
     assert lines[-1].value["metadata"]["status"] == "success"
     evaluated = [
