@@ -10,6 +10,8 @@ from collections.abc import Iterator
 
 # Residual blocks in each of the four stages, and whether they are bottlenecks.
 STAGES = {
+    # Not in table 1: the fewest blocks that have all four stages.
+    "resnet10": ((1, 1, 1, 1), False),
     "resnet18": ((2, 2, 2, 2), False),
     "resnet34": ((3, 4, 6, 3), False),
     "resnet50": ((3, 4, 6, 3), True),

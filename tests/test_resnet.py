@@ -41,6 +41,7 @@ def test_resnet50_has_the_published_parameters(resnet50):
 @pytest.mark.parametrize(
     ("name", "parameters"),
     [
+        ("resnet10", 5_418_792),
         ("resnet18", 11_689_512),
         ("resnet34", 21_797_672),
         ("resnet101", 44_549_160),

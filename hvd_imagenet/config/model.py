@@ -12,7 +12,14 @@ class ModelConfig(Checked):
     model: str = recipe(
         "resnet50",
         "Network: ResNet v1.5 (stride in the 3x3 convolution).",
-        choices=("resnet18", "resnet34", "resnet50", "resnet101", "resnet152"),
+        choices=(
+            "resnet10",
+            "resnet18",
+            "resnet34",
+            "resnet50",
+            "resnet101",
+            "resnet152",
+        ),
     )
     num_classes: int = recipe(
         1000, "Number of classes.", unit="classes", minimum=2, maximum=100_000
