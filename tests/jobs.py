@@ -19,11 +19,11 @@ TIMEOUT_SECONDS = 300
 
 # A real network, small enough for a CPU; every option can be overridden.
 TINY = (
-    "--model=resnet18",
+    "--model=resnet10",
     "--image_size=32",
     "--num_classes=10",
     "--warmup_epochs=0",
-    "--base_learning_rate=0.05",
+    "--base_learning_rate=0.03",
     "--horizontal_flip=false",
     "--log_steps=1",
 )
@@ -67,6 +67,8 @@ def run(
     if processes:
         launcher = [
             "horovodrun",
+            # Unasked, it imports TensorFlow once more to look for MPI.
+            "--gloo",
             "-np",
             str(processes),
             "-H",

@@ -246,7 +246,7 @@ def test_what_is_wrong_is_said_first(tmp_path, capsys):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("size", ["8m", "60m"])  # In the first or second file.
+@pytest.mark.parametrize("size", ["8m", "28m"])  # In the first or second file.
 def test_a_full_disk_leaves_nothing(used_run_dir, tmp_path, size, capsys):
     with faults.small_disk(tmp_path / "disk", size) as disk:
         said = _refused(capsys, used_run_dir, disk / "out")

@@ -227,7 +227,7 @@ def test_the_program(exported, used_run_dir):
         "--top=2",
     )
     head, names, path, first, second = finished.stdout.splitlines()
-    assert head == f"resnet18, {exported}, step 16, average weights"
+    assert head == f"resnet10, {exported}, step 16, average weights"
     assert names == f"class names: {used_run_dir.parent}/data"
     assert path == str(image)
     assert all("%  " in line and "  n0" in line for line in (first, second))

@@ -75,7 +75,7 @@ def test_plot_plan_says_what_it_cannot_do(arguments, named):
 def test_the_quick_start_at_tiny_size(tmp_path):
     finished = _tool(
         "quickstart",
-        "--model=resnet18",
+        "--model=resnet10",
         "--image_size=32",
         "--epochs=2",
         QUICKSTART_WORKDIR=str(tmp_path / "run"),

@@ -25,7 +25,7 @@ _CLASSES = 7
 def test_a_mirror_image_counts_half_of_the_evaluation(flip):
     config = Config(
         model=ModelConfig(
-            model="resnet18", image_size=32, num_classes=_CLASSES
+            model="resnet10", image_size=32, num_classes=_CLASSES
         ),
         data=DataConfig(data_format="synthetic", evaluation_flip=flip),
     )

@@ -40,7 +40,7 @@ class _Timed(Processes):
 
 def _config(compression):
     return Config(
-        model=ModelConfig(model="resnet18", num_classes=10),
+        model=ModelConfig(model="resnet10", num_classes=10),
         optimization=OptimizationConfig(compression=compression),
     )
 

@@ -116,7 +116,7 @@ def test_every_fault_is_found_and_its_host_named(hosts):
     small = hosts.own / "small"
     hosts.run(
         "host1",
-        *("sh", "-ec", f"mkdir {small}; mount -t tmpfs -o size=150m t {small}"),
+        *("sh", "-ec", f"mkdir {small}; mount -t tmpfs -o size=60m t {small}"),
         environment={"PATH": SBIN},
         seconds=60,
     )
@@ -143,7 +143,7 @@ def test_every_fault_is_found_and_its_host_named(hosts):
         ("network", "warning", ("host2 is slow: ", "Mbit/s, where the other")),
         ("allreduce", "warning", ("held up by host2",)),
         ("data", "failure", ("host2 cannot read --data_dir=",)),
-        ("run directory", "failure", ("has 150 MiB free", "need")),
+        ("run directory", "failure", ("has 60.0 MiB free", "need")),
     ):
         matching = [
             one

@@ -42,7 +42,7 @@ def toy(path):
     asked = config.optimization
     changes = {
         "model": {
-            "model": "resnet18",
+            "model": "resnet10",
             "image_size": 32,
             "num_classes": _CLASSES,
         },

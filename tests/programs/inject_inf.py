@@ -30,7 +30,7 @@ def main():
     keras.utils.set_random_seed(0)
     model = resnet.build_model(
         ModelConfig(
-            model="resnet18", image_size=32, num_classes=10, precision="float16"
+            model="resnet10", image_size=32, num_classes=10, precision="float16"
         )
     )
     optimizer = keras.optimizers.LossScaleOptimizer(
