@@ -7,9 +7,11 @@ import sys
 from absl import flags
 
 _VERSION = """
-import importlib.metadata as metadata
-names = {d.name: d.version for d in metadata.distributions()}
-print(names.get("tensorflow-cpu") or names["tensorflow"])
+from importlib import metadata
+try:
+    print(metadata.version("tensorflow-cpu"))
+except metadata.PackageNotFoundError:
+    print(metadata.version("tensorflow"))
 """
 
 _FLAGS = flags.FLAGS
