@@ -5,6 +5,16 @@ import tensorflow as tf
 from absl import logging
 
 
+def step(number: int) -> tf.profiler.experimental.Trace:
+    """A context that marks a step, by which a profile shows times per step.
+
+    Args:
+        number: of the step.
+    """
+    # By _r the profiler knows it from other spans: the root of a step.
+    return tf.profiler.experimental.Trace("train", step_num=number, _r=1)
+
+
 class ProfileSteps(keras.callbacks.Callback):
     """Writes what host and devices of this rank do in some steps.
 
@@ -25,6 +35,7 @@ class ProfileSteps(keras.callbacks.Callback):
         self._first = first
         self._last = last
         self._is_on = False
+        self._step: tf.profiler.experimental.Trace | None = None
 
     def on_train_batch_begin(self, batch, logs=None):
         if self._first <= batch + 1 <= self._last and not self._is_on:
@@ -33,17 +44,29 @@ class ProfileSteps(keras.callbacks.Callback):
             )
             if not self._is_on:
                 self._last = 0  # Not again.
+        if self._is_on:
+            self._step = step(batch + 1)
+            self._step.__enter__()
 
     def on_train_batch_end(self, batch, logs=None):
-        if self._is_on and batch + 1 >= self._last:
-            float(logs["loss"])  # What was begun is to be in it.
+        if not self._is_on:
+            return
+        float(logs["loss"])  # What was begun is to be in the step.
+        self._leave_step()
+        if batch + 1 >= self._last:
             self._end()
 
     def on_train_end(self, logs=None):
         if self._is_on:
             self._end()
 
+    def _leave_step(self) -> None:
+        if self._step is not None:
+            self._step.__exit__(None, None, None)
+            self._step = None
+
     def _end(self) -> None:
+        self._leave_step()
         self._is_on = False
         if self._try(tf.profiler.experimental.stop):
             logging.info("A profile is in %s.", self._folder)

@@ -102,12 +102,13 @@ def test_a_step_of_one_process_is_measured_and_profiled(tmp_path):
     assert "images/s" in finished.stderr
     (profile,) = tmp_path.glob("plugins/profile/*/*.xplane.pb")
     planes = xplane_pb2.XSpace.FromString(profile.read_bytes()).planes
-    operations = {
+    names = {
         event.name
         for plane in planes
         for event in plane.event_metadata.values()
     }
-    assert any("Conv2D" in name for name in operations)
+    assert any("Conv2D" in name for name in names)
+    assert "train" in names
 
 
 def _exchanges(timeline):
