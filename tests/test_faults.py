@@ -119,3 +119,18 @@ def test_a_rank_that_stands_still_is_named(patterns, tmp_path, rank, fault):
         # Where in the code it hangs.
         assert f"where rank {rank} is:" in ended.stderr
         assert re.search(r"File .*train_with_fault.py.*in _hang", ended.stderr)
+
+
+@pytest.mark.slow
+@pytest.mark.horovod
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_frozen_rank_is_named_when_gloo_gives_up_before(
+    patterns, tmp_path, rank
+):
+    # Gloo's own bound on an exchange is 30 s.
+    ended = _train(
+        f"freeze:{rank}:4", patterns, tmp_path, "--stall_timeout_seconds=200"
+    )
+    assert ended.returncode != 0
+    said = rf"error: rank {rank} \(.+, process \d+\) has not been heard of for"
+    assert re.search(rf"{said} \d\d s", _last_words(ended)[-1])
