@@ -26,7 +26,7 @@ _REGULARISED = (
     "--cutmix_alpha=1",
     "--loss=bce",
     "--label_smoothing=0.1",
-    "--base_learning_rate=0.2",
+    "--base_learning_rate=0.1",
     "--clip_global_norm=0.25",
     "--ema_decay=0.7",
 )
