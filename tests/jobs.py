@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import pathlib
+import re
 import signal
 import socket
 import subprocess
@@ -134,6 +135,19 @@ def environment() -> dict[str, str]:
     # The interpreter's own folder first, for horovodrun.
     path = f"{os.path.dirname(sys.executable)}{os.pathsep}{os.environ['PATH']}"
     return os.environ | {"TF_CPP_MIN_LOG_LEVEL": "2", "PATH": path}
+
+
+def own_lines(text: str) -> list[str]:
+    """What a program has written, without TensorFlow's own log.
+
+    TensorFlow 2.21 tells of oneDNN before it reads how quiet it is to be.
+    """
+    of_tensorflow = re.compile(r"WARNING: All log messages before|[IWE]0000 ")
+    return [
+        line
+        for line in text.strip().splitlines()
+        if not of_tensorflow.match(line)
+    ]
 
 
 def processes():

@@ -176,7 +176,7 @@ def test_a_launcher_without_horovod_is_named(tmp_path):
         HOROVOD_SIZE="2",
     )
     assert finished.returncode == 1
-    (line,) = finished.stderr.strip().splitlines()
+    (line,) = jobs.own_lines(finished.stderr)
     assert line.startswith("error: ")
     assert "no horovod here" in line
     assert "tools/setup" in line

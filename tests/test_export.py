@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -193,6 +194,7 @@ def test_plain_layers_do_the_same(precision):
     config = ModelConfig(
         model="resnet18", num_classes=7, blur_pool=True, precision=precision
     )
+    keras.utils.set_random_seed(0)
     model = resnet.build_model(config)
     generator = np.random.default_rng(0)
     for variable in model.variables:
