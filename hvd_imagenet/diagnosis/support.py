@@ -38,7 +38,7 @@ STACKS = {
     "2.21.0": Stack(
         pythons=(10, 11, 12, 13),
         gloo=TESTED,
-        mpi=LOADS,
+        mpi=TESTED,
         nccl=LOADS,
         has_xla=False,
     ),
