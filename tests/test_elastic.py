@@ -167,7 +167,7 @@ def test_a_rank_that_hangs_is_left_behind(patterns, tmp_path):
         tmp_path,
         patterns,
         {3: ["hang", 1]},
-        "--stall_timeout_seconds=8",
+        "--stall_timeout_seconds=20",
     )
     assert ended.status == 0, ended.output
     assert ended.ranks() == [2, 1]
