@@ -1,4 +1,4 @@
-"""A profile of some steps, for TensorBoard: a Keras callback."""
+"""A profile of some steps, for TensorBoard: a mark and a Keras callback."""
 
 import keras
 import tensorflow as tf
@@ -8,10 +8,12 @@ from absl import logging
 def step(number: int) -> tf.profiler.experimental.Trace:
     """A context that marks a step, by which a profile shows times per step.
 
+    It does nothing while no profile is taken.
+
     Args:
-        number: of the step.
+        number: of the step, from 1.
     """
-    # By _r the profiler knows it from other spans: the root of a step.
+    # _r tells the profiler that this is the root of a step.
     return tf.profiler.experimental.Trace("train", step_num=number, _r=1)
 
 
@@ -35,7 +37,6 @@ class ProfileSteps(keras.callbacks.Callback):
         self._first = first
         self._last = last
         self._is_on = False
-        self._step: tf.profiler.experimental.Trace | None = None
 
     def on_train_batch_begin(self, batch, logs=None):
         if self._first <= batch + 1 <= self._last and not self._is_on:
@@ -44,29 +45,17 @@ class ProfileSteps(keras.callbacks.Callback):
             )
             if not self._is_on:
                 self._last = 0  # Not again.
-        if self._is_on:
-            self._step = step(batch + 1)
-            self._step.__enter__()
 
     def on_train_batch_end(self, batch, logs=None):
-        if not self._is_on:
-            return
-        float(logs["loss"])  # What was begun is to be in the step.
-        self._leave_step()
-        if batch + 1 >= self._last:
+        if self._is_on and batch + 1 >= self._last:
+            float(logs["loss"])  # What was begun is to be in it.
             self._end()
 
     def on_train_end(self, logs=None):
         if self._is_on:
             self._end()
 
-    def _leave_step(self) -> None:
-        if self._step is not None:
-            self._step.__exit__(None, None, None)
-            self._step = None
-
     def _end(self) -> None:
-        self._leave_step()
         self._is_on = False
         if self._try(tf.profiler.experimental.stop):
             logging.info("A profile is in %s.", self._folder)

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 
 import keras
 
+from hvd_imagenet import profiling
 from hvd_imagenet.batches import Batches
 from hvd_imagenet.plan import Plan
 from hvd_imagenet.trainer import Trainer
@@ -55,9 +56,9 @@ def fit(
         calls.on_epoch_begin(epoch)
         while step < end:
             calls.on_train_batch_begin(step)
-            loss = trainer.train_step(
-                batches, plan.phase(step).accumulation_steps
-            )
+            accumulation_steps = plan.phase(step).accumulation_steps
+            with profiling.step(step + 1):
+                loss = trainer.train_step(batches, accumulation_steps)
             calls.on_train_batch_end(step, {"loss": loss})
             step += 1
             if trainer.model.stop_training:

@@ -180,7 +180,7 @@ def test_averages_are_measured():
         assert exchange["algorithm_bandwidth"] == pytest.approx(
             wire_bytes / exchange["seconds"]
         )
-    # Of ResNet-18 with 10 classes.
+    # Of ResNet-10 with 10 classes.
     assert exchanges["gradients", "float32"]["wire_bytes"] == 4 * 4_910_922
     assert "bus MB/s" in finished.stderr
 

@@ -4,6 +4,7 @@ import dataclasses
 import time
 from collections.abc import Callable, Sequence
 
+from hvd_imagenet import profiling
 from hvd_imagenet.batches import Batches
 from hvd_imagenet.measuring import summary
 from hvd_imagenet.processes import Processes
@@ -43,9 +44,10 @@ def timed(trainer: Trainer, batches: Batches, accumulation_steps: int) -> Run:
     def run(count: int) -> Times:
         seconds, waited = [], []
         batches.take_wait_seconds()
-        for _ in range(count):
+        for number in range(1, count + 1):
             begun = time.perf_counter()
-            float(trainer.train_step(batches, accumulation_steps))
+            with profiling.step(number):
+                float(trainer.train_step(batches, accumulation_steps))
             seconds.append(time.perf_counter() - begun)
             waited.append(batches.take_wait_seconds())
         return Times(tuple(seconds), tuple(waited))

@@ -18,7 +18,6 @@ from hvd_imagenet import (
     devices,
     distributed,
     environment,
-    profiling,
     resnet,
     resnet_layers,
     update_rule,
@@ -177,9 +176,7 @@ def _record(
                 stack.enter_context(
                     tf.profiler.experimental.Profile(options.profile_dir)
                 )
-            for number in range(_RECORDED_STEPS):
-                with profiling.step(number):
-                    run(1)
+            run(_RECORDED_STEPS)
     if options.timeline_file is not None:
         with processes.timeline(os.path.abspath(options.timeline_file)):
             run(_RECORDED_STEPS)
