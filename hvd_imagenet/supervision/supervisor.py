@@ -26,6 +26,9 @@ from hvd_imagenet.supervision.verdict import Heard, Mark, Verdict
 _LONGEST_TEXT = 1000
 # For rank 0 to answer: it waits itself for others to go.
 _ANSWER_SECONDS = 3 * LEAVE_SECONDS
+# Horovod logs that it has lost a rank, and then fails what waits for an
+# exchange: seldom later than a step.
+_HOROVOD_SECONDS = 2.0
 
 
 class Supervisor:
@@ -57,7 +60,7 @@ class Supervisor:
         self._doing = "starting"
         self._taken_before = 0
         self._batches: Batches | None = None
-        self._has_failed = False
+        self._failed = threading.Event()
         self._verdict: Verdict | None = None
         self._answered = threading.Event()
         self._peer = self._join(processes)
@@ -142,7 +145,7 @@ class Supervisor:
         """
         if self._peer is None:
             return True
-        self._has_failed = True
+        self._failed.set()
         text = f"{type(error).__name__}: {error}"[:_LONGEST_TEXT]
         self._peer.say(**{"echo" if is_echo else "failure": text})
         self._answered.wait(_ANSWER_SECONDS)
@@ -165,7 +168,11 @@ class Supervisor:
             sys.stderr.write(f"where rank {self._world.rank} is:\n")
             sys.stderr.flush()
             faulthandler.dump_traceback()
-        if self._has_failed:
+        is_speaker = verdict.speaker == self._world.rank
+        if is_speaker and self._ends_all and not verdict.is_stall:
+            # To speak last, after what Horovod logs of the same.
+            self._failed.wait(_HOROVOD_SECONDS)
+        if self._failed.is_set():
             # The main thread has more to say, or waits to go.
             self._verdict = verdict
             self._answered.set()
