@@ -169,8 +169,8 @@ class Supervisor:
             sys.stderr.flush()
             faulthandler.dump_traceback()
         is_speaker = verdict.speaker == self._world.rank
-        if is_speaker and self._ends_all and not verdict.is_stall:
-            # To speak last, after what Horovod logs of the same.
+        if is_speaker and self._ends_all:
+            # To speak last, after what Horovod logs of ranks that have gone.
             self._failed.wait(_HOROVOD_SECONDS)
         if self._failed.is_set():
             # The main thread has more to say, or waits to go.
