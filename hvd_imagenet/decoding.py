@@ -33,7 +33,7 @@ def decode_window(
     Returns:
         [height of the window, its width, 3] uint8, RGB.
     """
-    is_jpeg = tf.equal(tf.strings.substr(encoded, 0, 3), _JPEG_MAGIC)
+    is_jpeg = _is_jpeg(encoded)
 
     def jpeg_shape() -> tuple[tf.Tensor, tf.Tensor]:
         return tf.io.extract_jpeg_shape(encoded)[:2], _no_pixels()
@@ -61,6 +61,32 @@ def decode_window(
 
     image = tf.cond(is_jpeg, decode_and_crop, crop)
     return tf.ensure_shape(image, [None, None, 3])
+
+
+def pixels_unless_jpeg(
+    encoded: tf.Tensor, pixels: tf.Tensor | None
+) -> tf.Tensor:
+    """All of an image that is no JPEG, for who decodes those himself.
+
+    Args:
+        encoded: as in `decode_window`.
+        pixels: as in `decode_window`.
+
+    Returns:
+        [height, width, 3] uint8, RGB; [0, 0, 3] of a JPEG.
+    """
+    is_done = _is_jpeg(encoded)
+    if pixels is None:
+        pixels = _no_pixels()
+    else:
+        is_done |= tf.size(pixels) > 0
+    return tf.cond(
+        is_done, lambda: pixels, lambda: _decode_other(encoded, None)
+    )
+
+
+def _is_jpeg(encoded: tf.Tensor) -> tf.Tensor:
+    return tf.equal(tf.strings.substr(encoded, 0, 3), _JPEG_MAGIC)
 
 
 def _no_pixels() -> tf.Tensor:

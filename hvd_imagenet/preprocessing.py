@@ -13,6 +13,7 @@ from hvd_imagenet import imagenet
 from hvd_imagenet.config import DataConfig
 from hvd_imagenet.decoding import decode_window
 from hvd_imagenet.examples import ExampleFeatures
+from hvd_imagenet.kernels import random_crop
 from hvd_imagenet.randaugment import RandAugment
 
 _CROP_TRIES = 10
@@ -26,7 +27,8 @@ class Preprocessing:
     Attributes:
         image_size: side of the resulting images in pixels.
         resize: length of the shorter side before evaluation's central crop.
-        data: areas and aspects of random crops, flip, interpolation, DCT.
+        data: areas and aspects of random crops, flip, interpolation, DCT;
+            whether the compiled operation may do all of that.
         randaugment: what is done to training images after that, or None.
     """
 
@@ -56,6 +58,19 @@ class Preprocessing:
         Returns:
             [image_size, image_size, 3] uint8, RGB.
         """
+        kernel = random_crop.find(self.data)
+        if kernel is None:
+            image = self._random_crop(encoded, pixels, seed)
+        else:
+            image, _ = kernel.crop(
+                encoded, pixels, uniforms(seed), self.data, self.image_size
+            )
+        return self.randaugment(image, seed) if self.randaugment else image
+
+    def _random_crop(
+        self, encoded: tf.Tensor, pixels: tf.Tensor | None, seed: tf.Tensor
+    ) -> tf.Tensor:
+        """As `Kernel.crop`, by TensorFlow's own operations."""
         tries, flip = draw(seed)
         image = decode_window(
             encoded,
@@ -70,8 +85,7 @@ class Preprocessing:
                 lambda: tf.reverse(image, axis=[1]),
                 lambda: image,
             )
-        image = tf.ensure_shape(image, [self.image_size, self.image_size, 3])
-        return self.randaugment(image, seed) if self.randaugment else image
+        return tf.ensure_shape(image, [self.image_size, self.image_size, 3])
 
     def evaluation_image(
         self, encoded: tf.Tensor, pixels: tf.Tensor | None = None
@@ -140,20 +154,25 @@ def make_preprocessing(data: DataConfig, image_size: int) -> Preprocessing:
     )
 
 
-def draw(seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+def uniforms(seed: tf.Tensor) -> tf.Tensor:
     """The random numbers of a training image.
 
     Args:
         seed: [2] int64.
 
     Returns:
-        (tries of `random_window`; for the flip, []), float32 in [0, 1).
+        [51] float32 in [0, 1): those of ten tries of a window, and the flip's.
     """
-    uniforms = tf.random.stateless_uniform(
+    return tf.random.stateless_uniform(
         [_CROP_TRIES * _UNIFORMS_PER_TRY + 1], seed, alg="philox"
     )
-    tries = tf.reshape(uniforms[:-1], [_CROP_TRIES, _UNIFORMS_PER_TRY])
-    return tries, uniforms[-1]
+
+
+def draw(seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """(tries of `random_window`; for the flip, []), of `uniforms`."""
+    drawn = uniforms(seed)
+    tries = tf.reshape(drawn[:-1], [_CROP_TRIES, _UNIFORMS_PER_TRY])
+    return tries, drawn[-1]
 
 
 def random_window(

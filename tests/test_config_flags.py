@@ -379,6 +379,7 @@ _OTHER = {
     "dct_method": "accurate",
     "mixup_alpha": 0.2,
     "cutmix_alpha": 1.0,
+    "input_kernel": "tensorflow",
     "input_threads": 3,
     "layer_norm_steps": 7,
     "profile_steps": (5, 9),

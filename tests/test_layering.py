@@ -66,6 +66,9 @@ _MODULES = {
     "processes": (1.5, "keras numpy tensorflow"),
     "wire": (1, "keras tensorflow"),
     "decoding": (1.5, "tensorflow"),
+    "kernels.__init__": (0, ""),
+    "kernels.build": (0, "tensorflow"),
+    "kernels.random_crop": (1.75, "PIL tensorflow"),
     "randaugment": (1.5, "tensorflow"),
     "tf_errors": (1.5, "tensorflow"),
     #

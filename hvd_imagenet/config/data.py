@@ -207,6 +207,13 @@ class DataConfig(Checked):
         minimum=0.01,
         maximum=100.0,
     )
+    input_kernel: str = site(
+        "auto",
+        "What makes training images. auto: the operation that tools/setup has"
+        " compiled, where it is there and --interpolation=bilinear; tensorflow:"
+        " TensorFlow's own operations, with the same images and in more time.",
+        choices=("auto", "tensorflow"),
+    )
     input_threads: int = site(
         0,
         "Threads that read and decode images, per process. 0: the cores of"

@@ -14,6 +14,7 @@ from hvd_imagenet import distributed
 from hvd_imagenet.cluster import host_facts
 from hvd_imagenet.config import Config
 from hvd_imagenet.diagnosis import versions
+from hvd_imagenet.kernels import random_crop
 
 _SHARED_MEMORY = "/dev/shm"
 
@@ -57,6 +58,18 @@ def gather(
         "open_files": resource.getrlimit(resource.RLIMIT_NOFILE),
         "shared_memory": _free(_SHARED_MEMORY),
     }
+
+
+def missing_kernel() -> str | None:
+    """Why training images are not made by the compiled operation, if so.
+
+    TensorFlow runs it, so the devices have to be chosen before.
+    """
+    try:
+        random_crop.load()
+    except random_crop.MissingKernelError as error:
+        return str(error)
+    return None
 
 
 def host_name(environ: Mapping[str, str]) -> str:

@@ -165,6 +165,24 @@ def gpus(facts: Facts, slots: Mapping[str, int]) -> list[Finding]:
     return found or [ok("GPUs", text)]
 
 
+def input_kernel(facts: Facts) -> list[Finding]:
+    """Whether training images are made by the compiled operation."""
+    check = "input kernel"
+    found = [
+        warning(
+            check,
+            f"is not used on {names(hosts)}: {reason}",
+            "run tools/setup there; TensorFlow's own operations make the same"
+            " images in more time",
+        )
+        for reason, hosts in grouped(
+            each(facts, lambda f: f["input_kernel"])
+        ).items()
+        if reason is not None
+    ]
+    return found or [ok(check, f"works on {_hosts(len(facts))}")]
+
+
 def recipe(facts: Facts, flagfiles: list[str]) -> list[Finding]:
     """All hosts understand the same recipe."""
     found = list(comparison.flagfiles(facts, flagfiles))

@@ -16,9 +16,15 @@ import tensorflow as tf
 from hvd_imagenet import dataset, reading
 from hvd_imagenet.config import Config
 from hvd_imagenet.decoding import decode_window
+from hvd_imagenet.kernels import random_crop
 from hvd_imagenet.pipeline import Pipeline
 from hvd_imagenet.plan import Plan
-from hvd_imagenet.preprocessing import draw, parse_example, random_window
+from hvd_imagenet.preprocessing import (
+    draw,
+    parse_example,
+    random_window,
+    uniforms,
+)
 from hvd_imagenet.sources import Source
 from hvd_imagenet.streaming import StreamedSource
 from hvd_imagenet.world import World
@@ -67,10 +73,11 @@ def measure(
     Returns:
         "images_per_second", by the clock; "images_per_cpu_second";
         "read_share" of the processor time, to read and check records;
-        "decode_share", to decode the parts of images that the crops need;
-        "other_share", to hand records to TensorFlow, parse, draw crops, resize,
-        flip and batch; "bytes_per_image", as read. Of images that are read in
-        streams only the rates.
+        "decode_share", to decode the parts of images that the crops need, and
+        with the compiled operation to draw, resize and flip those as well;
+        "other_share", to hand records to TensorFlow, parse, batch and all the
+        rest; "bytes_per_image", as read. Of images that are read in streams
+        only the rates.
     """
     batch_size = plan.phase(0).batch_size_per_process
     # Nobody keeps the batches: they would be made in the background still.
@@ -138,9 +145,10 @@ def _reading(pipeline: Pipeline, numbers: range) -> tuple[float, float]:
 
 
 def _decoding(config: Config, pipeline: Pipeline, numbers: range) -> float:
-    """Processor seconds to decode what the crops need of an image."""
+    """Processor seconds of an image for "decode_share"."""
     features = pipeline.source.features
     data = config.data
+    kernel = random_crop.find(data)
     rows = reading.rows(pipeline.source, pipeline.order, numbers, skip=False)
 
     def with_window(by_row, buffer):
@@ -155,12 +163,19 @@ def _decoding(config: Config, pipeline: Pipeline, numbers: range) -> float:
             return windows[-1]
 
         decode_window(encoded, row.pixels(), choose, dct_method=data.dct_method)
-        return encoded, row.pixels(), windows[-1]
+        return encoded, row.pixels(), windows[-1], uniforms(row.seed)
 
-    def decode(encoded, pixels, window):
-        image = decode_window(
-            encoded, pixels, lambda shape: window, dct_method=data.dct_method
-        )
+    def decode(encoded, pixels, window, drawn):
+        if kernel is None:
+            image = decode_window(
+                encoded,
+                pixels,
+                lambda shape: window,
+                dct_method=data.dct_method,
+            )
+        else:
+            size = pipeline.image_size
+            image, _ = kernel.crop(encoded, pixels, drawn, data, size)
         return tf.cast(image[0, 0, 0], tf.int64)
 
     in_memory = rows.map(with_window).cache()

@@ -7,6 +7,7 @@ from typing import Any
 
 from hvd_imagenet import devices, distributed
 from hvd_imagenet.config import Config
+from hvd_imagenet.kernels import random_crop
 from hvd_imagenet.measuring import input_cost
 from hvd_imagenet.measuring.options import BenchmarkOptions
 from hvd_imagenet.open_data import open_data
@@ -52,6 +53,7 @@ def measure(options: BenchmarkOptions, config: Config) -> dict[str, Any] | None:
         "images": len(data.train),
         "source": data.train.description,
         "image_size": plan.phase(0).image_size,
+        "has_input_kernel": random_crop.find(config.data) is not None,
     }
 
 

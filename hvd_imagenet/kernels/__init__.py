@@ -1,0 +1,1 @@
+"""Operations of our own in C++: compiled by tools/setup, never needed."""

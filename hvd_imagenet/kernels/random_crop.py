@@ -1,0 +1,151 @@
+"""The compiled operation that makes a training image, where there is one."""
+
+import functools
+import pathlib
+from collections.abc import Callable
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from hvd_imagenet.config import DataConfig
+from hvd_imagenet.decoding import pixels_unless_jpeg
+from hvd_imagenet.kernels import build
+
+_MAPS = pathlib.Path("/proc/self/maps")
+# Any JPEG shows whether a libjpeg has the layout that the operation expects.
+_PROBE_SIZE = 8
+
+
+class MissingKernelError(ValueError):
+    """One sentence on why there is no operation."""
+
+
+class Kernel(NamedTuple):
+    """The operation and what it needs.
+
+    Attributes:
+        operation: `HvdImagenetRandomCrop`; see random_crop.cc.
+        jpeg_library: path of the libjpeg-turbo that decodes.
+    """
+
+    operation: Callable[..., tuple[tf.Tensor, tf.Tensor]]
+    jpeg_library: str
+
+    def crop(
+        self,
+        encoded: tf.Tensor,
+        pixels: tf.Tensor | None,
+        uniforms: tf.Tensor,
+        data: DataConfig,
+        size: int,
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """The crop of `Preprocessing.train_image`, flipped or not.
+
+        Args:
+            encoded: as in `decode_window`.
+            pixels: as in `decode_window`.
+            uniforms: [5 x tries + 1] float32, as `preprocessing.uniforms`.
+            data: how to crop; interpolated bilinearly.
+            size: side of the result in pixels.
+
+        Returns:
+            ([size, size, 3] uint8, RGB; the window that was taken, [4] int32:
+            top, left, height and width).
+        """
+        return self.operation(
+            encoded=encoded,
+            pixels=pixels_unless_jpeg(encoded, pixels),
+            uniforms=uniforms,
+            library=self.jpeg_library,
+            size=size,
+            area_min=data.crop_area_min,
+            area_span=data.crop_area_max - data.crop_area_min,
+            aspect_min=data.crop_aspect_min,
+            aspect_span=data.crop_aspect_max - data.crop_aspect_min,
+            horizontal_flip=data.horizontal_flip,
+            dct_method=data.dct_method,
+        )
+
+
+def find(data: DataConfig) -> Kernel | None:
+    """The operation, if it is wanted, is there, and does what is wanted."""
+    if data.input_kernel == "tensorflow" or data.interpolation != "bilinear":
+        return None
+    try:
+        return load()
+    except MissingKernelError:
+        return None
+
+
+def load() -> Kernel:
+    """Loads the operation, and tries it once.
+
+    Raises:
+        MissingKernelError: it is not compiled, or cannot work here.
+    """
+    found = _load()
+    if isinstance(found, MissingKernelError):
+        raise found
+    return found
+
+
+@functools.cache
+def _load() -> Kernel | MissingKernelError:
+    try:
+        with tf.init_scope(), tf.device("CPU"):
+            return _load_eagerly()
+    except MissingKernelError as error:
+        return error
+
+
+def _load_eagerly() -> Kernel:
+    path = build.library()
+    if not path.exists():
+        raise MissingKernelError(
+            "it is not compiled for this TensorFlow; tools/setup does that, or"
+            " python -m hvd_imagenet.kernels.build"
+        )
+    jpeg_library = _jpeg_library()
+    try:
+        operation = tf.load_op_library(str(path)).hvd_imagenet_random_crop
+    except (tf.errors.NotFoundError, OSError) as error:
+        raise MissingKernelError(f"{path} cannot be loaded: {error}") from None
+    kernel = Kernel(operation, jpeg_library)
+    _try(kernel)
+    return kernel
+
+
+def _jpeg_library() -> str:
+    """The libjpeg-turbo that Pillow has loaded."""
+    from PIL import _imaging, features  # noqa: F401
+
+    if not features.check_feature("libjpeg_turbo"):
+        raise MissingKernelError(
+            "Pillow has no libjpeg-turbo to share; its wheels do"
+        )
+    try:
+        maps = _MAPS.read_text()
+    except OSError as error:
+        raise MissingKernelError(f"{error}") from None
+    for line in maps.splitlines():
+        path = line.split(maxsplit=5)[-1]
+        if pathlib.PurePath(path).name.startswith("libjpeg"):
+            return path
+    raise MissingKernelError("Pillow's libjpeg-turbo is within Pillow itself")
+
+
+def _try(kernel: Kernel) -> None:
+    """Whether that libjpeg-turbo is one that the operation was made for."""
+    image = tf.zeros([_PROBE_SIZE, _PROBE_SIZE, 3], tf.uint8)
+    try:
+        kernel.crop(
+            tf.io.encode_jpeg(image),
+            None,
+            tf.zeros([1]),
+            DataConfig(),
+            _PROBE_SIZE,
+        )
+    except tf.errors.InvalidArgumentError as error:
+        raise MissingKernelError(
+            f"{kernel.jpeg_library}: {error.message}"
+        ) from None
