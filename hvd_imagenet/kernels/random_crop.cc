@@ -2,9 +2,9 @@
 //
 // It does what hvd_imagenet/preprocessing.py does with TensorFlow's own
 // operations, to the bit: draws the window, decodes that part of the JPEG,
-// resizes it bilinearly, rounds, and mirrors. It takes less time as there is one
-// operation where there were eighty, and as rows are resized while they come out
-// of the decoder.
+// resizes it bilinearly, rounds, and mirrors. It takes less time as there is
+// one operation where there were eighty, and as rows are resized while they
+// come out of the decoder.
 //
 // libjpeg-turbo is Pillow's, opened at run time: TensorFlow has one, but keeps
 // its names to itself.
@@ -301,13 +301,16 @@ bool Decode(const Library& library, const uint8_t* data, size_t bytes,
   // Columns can begin at whole blocks only.
   JDIMENSION left = window->left, width = window->width;
   library.crop_scanline(&info, &left, &width);
-  scratch->row.resize(size_t{width} * info.output_components);
+  scratch->row.resize(size_t{width} * info.output_components + 1);
   scratch->rgb.resize(size_t{kChannels} * width);
   library.skip_scanlines(&info, window->top);
   scratch->resizer.Begin(*window, crop.size, crop.mirror, image);
   const bool is_inverted = info.saw_Adobe_marker;
   const size_t offset = kChannels * (window->left - left);
   JSAMPROW row = scratch->row.data();
+  // libjpeg-turbo writes an aligned row past the caches, from where resizing
+  // would have to fetch it: so it is not aligned.
+  row += reinterpret_cast<uintptr_t>(row) % 2 == 0;
   for (int i = 0; i < window->height; ++i) {
     library.read_scanlines(&info, &row, 1);
     if (is_cmyk) ToRgb(row, width, is_inverted, scratch->rgb.data());
