@@ -13,6 +13,8 @@ from hvd_imagenet import preprocessing, raw_images, tf_errors
 from hvd_imagenet.config import DataConfig
 from hvd_imagenet.kernels import build, random_crop
 
+pytestmark = pytest.mark.core
+
 _PHOTOGRAPHS = [
     Image.fromarray(image) for image in datasets.load_sample_images().images
 ]
@@ -190,6 +192,15 @@ def test_without_it_there_are_tensorflows_own(monkeypatch, tmp_path):
         random_crop._load.cache_clear()
         with pytest.raises(random_crop.MissingKernelError, match=r"broken\.so"):
             random_crop.load()
+    finally:
+        random_crop._load.cache_clear()
+
+
+def test_a_tensorflow_of_unknown_version_has_none(monkeypatch):
+    monkeypatch.setattr(build, "_DISTRIBUTIONS", ["no-tensorflow"])
+    random_crop._load.cache_clear()
+    try:
+        assert random_crop.find(DataConfig()) is None
     finally:
         random_crop._load.cache_clear()
 

@@ -88,6 +88,8 @@ def _tensorflow() -> str:
 
 
 def main() -> None:
+    # TensorFlow's greeting.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     try:
         if not library().exists():
             compile_library()

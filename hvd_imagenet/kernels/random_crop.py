@@ -99,7 +99,10 @@ def _load() -> Kernel | MissingKernelError:
 
 
 def _load_eagerly() -> Kernel:
-    path = build.library()
+    try:
+        path = build.library()
+    except RuntimeError as error:
+        raise MissingKernelError(f"{error}") from None
     if not path.exists():
         raise MissingKernelError(
             "it is not compiled for this TensorFlow; tools/setup does that, or"

@@ -70,6 +70,7 @@ def test_it_says_how_to_run_it(image):
 def test_it_has_what_runs_and_not_what_builds(image):
     packages = image.root / "opt/hvd_imagenet/lib/python3.11/site-packages"
     assert (packages / "hvd_imagenet" / "train.py").exists()
+    assert len(list(packages.glob("hvd_imagenet_kernels/*.so"))) == 1
     for name in ("cmake", "pytest", "sklearn", "tensorflow/include"):
         assert not (packages / name).exists(), name
     assert not (image.root / "usr/bin/g++").exists()
