@@ -158,7 +158,7 @@ def test_polynomial_recipes_have_a_quarter_of_the_rate_half_way(recipe, middle):
     "names",
     [
         "goyal2017",
-        "quickstart|you",
+        pytest.param("quickstart|you", marks=pytest.mark.slow),
         pytest.param("akiba|mlp|jia", marks=pytest.mark.slow),
         pytest.param("fastai|ffcv|rsb", marks=pytest.mark.slow),
     ],
