@@ -335,13 +335,14 @@ def stalled(tmp_path):
 
 def test_storage_that_does_not_answer_is_named(stalled, tmp_path, monkeypatch):
     directory, path = stalled
-    monkeypatch.setattr(inspection, "PATIENCE_SECONDS", 0.5)
+    # TensorFlow's first image takes a good part of a second.
+    monkeypatch.setattr(inspection, "PATIENCE_SECONDS", 2.5)
     start = time.monotonic()
     status, found = _check(directory, tmp_path / "found.json", full=True)
     assert status == 1
     (error,) = found["errors"]
-    assert error.startswith(f"{path} was not read within 0.5 s")
-    assert time.monotonic() - start < 10
+    assert error.startswith(f"{path} was not read within 2.5 s")
+    assert time.monotonic() - start < 20
     # All before it, and the other split.
     assert found["splits"]["validation"]["read"] == 7
     assert found["splits"]["train"]["read"] == 12

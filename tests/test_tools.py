@@ -104,7 +104,7 @@ def _bare_machine(tmp_path, *commands):
 
 def test_setup_says_that_no_python_fits(tmp_path):
     bare = _bare_machine(tmp_path)
-    finished = _tool("setup", **_DEFAULT_TENSORFLOW, PATH=bare)
+    finished = _tool("setup", **_DEFAULT_TENSORFLOW, PATH=bare, PYTHON="")
     assert finished.returncode == 1
     assert "no Python 3.10 to 3.12 was found" in finished.stderr
     assert "sudo apt-get install python3 python3-venv" in finished.stderr
@@ -146,7 +146,8 @@ def test_setup_refuses_a_version_that_was_not_tried():
 
 def test_a_newer_tensorflow_takes_newer_pythons(tmp_path):
     bare = _bare_machine(tmp_path)
-    finished = _tool("setup", HVD_IMAGENET_TF_VERSION="2.21.0", PATH=bare)
+    variables = {"HVD_IMAGENET_TF_VERSION": "2.21.0", "PYTHON": ""}
+    finished = _tool("setup", **variables, PATH=bare)
     assert finished.returncode == 1
     assert "no Python 3.10 to 3.13 was found" in finished.stderr
 
