@@ -145,10 +145,12 @@ def training_pipeline(
         return mixing.draw(config.data, seed, micro_batch(number).start)
 
     data = dataclasses.replace(config.data, crop_area_min=phase.crop_area_min)
+    preprocessing = make_preprocessing(data, phase.image_size)
     return Pipeline(
         source=access.source,
         order=order_of,
-        prepare_image=make_preprocessing(data, phase.image_size).train_image,
+        prepare_image=preprocessing.train_image,
+        prepare_batch=preprocessing.train_batch(),
         image_size=phase.image_size,
         config=config,
         draw=draw if mixing.is_on(config.data) else None,

@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from hvd_imagenet import raw_images
 
-_JPEG_MAGIC = b"\xff\xd8\xff"
+JPEG_MAGIC = b"\xff\xd8\xff"
 _DCT_METHODS = {"fast": "INTEGER_FAST", "accurate": "INTEGER_ACCURATE"}
 
 
@@ -39,7 +39,7 @@ def decode_window(
         return tf.io.extract_jpeg_shape(encoded)[:2], _no_pixels()
 
     def decode_whole() -> tuple[tf.Tensor, tf.Tensor]:
-        image = _decode_other(encoded, pixels)
+        image = decode_other(encoded, pixels)
         return tf.shape(image)[:2], image
 
     # Chosen once between the two decisions, not in every branch: TensorFlow
@@ -80,21 +80,21 @@ def pixels_unless_jpeg(
         pixels = _no_pixels()
     else:
         is_done |= tf.size(pixels) > 0
-    return tf.cond(
-        is_done, lambda: pixels, lambda: _decode_other(encoded, None)
-    )
+    return tf.cond(is_done, lambda: pixels, lambda: decode_other(encoded))
 
 
-def _is_jpeg(encoded: tf.Tensor) -> tf.Tensor:
-    return tf.equal(tf.strings.substr(encoded, 0, 3), _JPEG_MAGIC)
+def decode_other(
+    encoded: tf.Tensor, pixels: tf.Tensor | None = None
+) -> tf.Tensor:
+    """An image that is no JPEG.
 
+    Args:
+        encoded: as in `decode_window`.
+        pixels: as in `decode_window`.
 
-def _no_pixels() -> tf.Tensor:
-    return tf.zeros([0, 0, 3], tf.uint8)
-
-
-def _decode_other(encoded: tf.Tensor, pixels: tf.Tensor | None) -> tf.Tensor:
-    """An image that is no JPEG, [height, width, 3] uint8."""
+    Returns:
+        [height, width, 3] uint8, RGB.
+    """
 
     def decode_raw() -> tf.Tensor:
         def number(first: int) -> tf.Tensor:
@@ -119,3 +119,11 @@ def _decode_other(encoded: tf.Tensor, pixels: tf.Tensor | None) -> tf.Tensor:
     if pixels is None:
         return decode()
     return tf.cond(tf.size(pixels) > 0, lambda: pixels, decode)
+
+
+def _is_jpeg(encoded: tf.Tensor) -> tf.Tensor:
+    return tf.equal(tf.strings.substr(encoded, 0, 3), JPEG_MAGIC)
+
+
+def _no_pixels() -> tf.Tensor:
+    return tf.zeros([0, 0, 3], tf.uint8)

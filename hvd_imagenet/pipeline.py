@@ -4,6 +4,7 @@ Batches come in a fixed order however many threads there are.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -13,7 +14,7 @@ import tensorflow as tf
 from hvd_imagenet import mixing, reading, tf_errors
 from hvd_imagenet.config import Config
 from hvd_imagenet.framing import CorruptRecordError
-from hvd_imagenet.preprocessing import parse_example
+from hvd_imagenet.preprocessing import PrepareBatch
 from hvd_imagenet.sources import Source
 
 
@@ -48,6 +49,8 @@ class Pipeline:
             a uint8 image.
         image_size: side of the image in pixels.
         config: classes and what to do about corrupt records.
+        prepare_batch: the same for a batch at once; None if there is nothing
+            that does it.
         draw: how a batch is to be mixed, by its number; None if it is not.
     """
 
@@ -56,62 +59,41 @@ class Pipeline:
     prepare_image: Callable[[tf.Tensor, tf.Tensor, tf.Tensor | None], tf.Tensor]
     image_size: int
     config: Config
+    prepare_batch: PrepareBatch | None = None
     draw: Callable[[int], np.ndarray] | None = None
-
-    def prepare(
-        self,
-        record: tf.Tensor,
-        label: tf.Tensor,
-        index: tf.Tensor,
-        seed: tf.Tensor,
-        pixels: tf.Tensor | None = None,
-    ) -> Batch:
-        """One record to one image; raises inside the graph what is wrong."""
-        encoded, label = self._parse(record, label)
-        image = self.prepare_image(encoded, seed, pixels)
-        return Batch(image, label, tf.ones([]), index)
-
-    def _parse(
-        self, records: tf.Tensor, labels: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Encoded images and labels of a record or of several, checked."""
-        if self.source.features is not None:
-            records, labels = parse_example(records, self.source.features)
-        known = (0 <= labels) & (labels < self.config.model.num_classes)
-        are_known = tf.debugging.Assert(tf.reduce_all(known), [labels])
-        with tf.control_dependencies([are_known]):
-            return tf.identity(records), labels
 
     def dataset(
         self, numbers: range, batch_size: int, threads: int
     ) -> tf.data.Dataset:
         """The batches of this rank with these consecutive numbers."""
         skip = self.config.data.on_corrupt == "skip"
-
-        if skip:
-            dataset = reading.rows(self.source, self.order, numbers, skip=True)
-            dataset = dataset.interleave(
-                self._prepare_or_blank,
-                cycle_length=2 * threads,
-                block_length=1,
-                num_parallel_calls=threads,
+        reader = self.reader(skip=skip)
+        if self.prepare_batch is not None:
+            dataset = reading.batches(reader, self.order, numbers)
+            dataset = dataset.map(
+                functools.partial(self._prepare_batch, threads, skip),
+                # While one ends, threads have the next one to work on.
+                num_parallel_calls=2,
                 deterministic=True,
             )
         else:
-            dataset = reading.rows(
-                self.source,
-                self.order,
-                numbers,
-                skip=False,
-                prepare_batch=self._parse_batch,
-            )
-            dataset = dataset.map(
-                self._prepare_parsed,
-                num_parallel_calls=threads,
-                deterministic=True,
-            )
-        dataset = dataset.batch(batch_size)
-        # Not by `self`, which TensorFlow would keep; see `reading.rows`.
+            dataset = reading.rows(reader, self.order, numbers)
+            if skip:
+                dataset = dataset.interleave(
+                    self._prepare_or_blank,
+                    cycle_length=2 * threads,
+                    block_length=1,
+                    num_parallel_calls=threads,
+                    deterministic=True,
+                )
+            else:
+                dataset = dataset.map(
+                    self._prepare_row,
+                    num_parallel_calls=threads,
+                    deterministic=True,
+                )
+            dataset = dataset.batch(batch_size)
+        # Not by `self`, which TensorFlow would keep; see `reading.batches`.
         draw = self.draw
         if draw is None:
             return dataset
@@ -126,24 +108,34 @@ class Pipeline:
         numbered = tf.data.Dataset.range(numbers.start, numbers.stop)
         return tf.data.Dataset.zip(dataset, numbered).map(with_draw)
 
-    def _parse_batch(self, batch: reading.Row) -> reading.Row:
-        # At once for a batch: a record alone costs several times as much.
-        encoded, labels = self._parse(batch.record, batch.label)
-        return batch._replace(record=encoded, label=labels)
+    def reader(self, *, skip: bool) -> reading.BatchReader:
+        """Reads images as this pipeline wants them."""
+        return reading.BatchReader(
+            self.source,
+            self.config.model.num_classes,
+            skip=skip,
+            compiled=self.prepare_batch is not None,
+        )
 
-    def _prepare_parsed(self, by_row, buffer) -> Batch:
-        row = reading.Row(*by_row, buffer)
-        image = self.prepare_image(row.record, row.seed, row.pixels())
-        return Batch(image, row.label, tf.ones([]), row.index)
+    def _prepare_batch(
+        self, threads: int, skip: bool, rows: reading.Row
+    ) -> Batch:
+        crops = self.prepare_batch(rows.images(), rows.seed, threads, skip)
+        is_image = crops.errors == ""
+        return Batch(
+            crops.images,
+            tf.where(is_image, rows.label, 0),
+            tf.cast(is_image, tf.float32),
+            rows.index,
+        )
 
     def _prepare_row(self, by_row, buffer) -> Batch:
         row = reading.Row(*by_row, buffer)
-        return self.prepare(
-            row.record, row.label, row.index, row.seed, row.pixels()
-        )
+        image = self.prepare_image(row.encoded, row.seed, row.pixels())
+        return Batch(image, row.label, tf.ones([]), row.index)
 
     def _prepare_or_blank(self, by_row, buffer) -> tf.data.Dataset:
-        """A data set of one image: a black one where `prepare` fails."""
+        """A data set of one image: a black one where there is none."""
         shape = [self.image_size, self.image_size, 3]
         index = reading.Row(*by_row, buffer).index
         blank = Batch(
@@ -154,10 +146,11 @@ class Pipeline:
         return prepared.concatenate(tf.data.Dataset.from_tensors(blank)).take(1)
 
     def find_corrupt(self, number: int) -> CorruptRecordError | None:
-        """Looks for what broke batch `number`, record by record."""
+        """Looks for what broke batch `number`, image by image."""
+        reader = self.reader(skip=False)
         indices, seeds = self.order(number)
         for index, seed in zip(indices, seeds, strict=True):
-            fault = self._fault(int(index), seed)
+            fault = self._fault(reader, int(index), seed)
             if fault is not None:
                 return CorruptRecordError(
                     f"{fault} Repair it, or leave such records out with"
@@ -165,31 +158,24 @@ class Pipeline:
                 )
         return None
 
-    def _fault(self, index: int, seed: np.ndarray) -> str | None:
-        """What is wrong with a record, as a sentence."""
-        where = self.source.where(index)
+    def _fault(
+        self, reader: reading.BatchReader, index: int, seed: np.ndarray
+    ) -> str | None:
+        """What is wrong with an image, as a sentence."""
         try:
-            record, label = self.source.read(index)
+            encoded, labels, images = reader.read([index])
         except CorruptRecordError as error:
             return str(error)
+        buffer, *by_row = images
+        batch = encoded, labels, *by_row, [index], seed[np.newaxis], buffer
+        rows = reading.Row(*map(tf.constant, batch))
         try:
-            features = self.source.features
-            if features is not None:
-                offset = features.label_offset
-                label = int(parse_example(record, features)[1])
-                classes = self.config.model.num_classes
-                if not 0 <= label < classes:
-                    return (
-                        f"{where} has the label {label + offset}, outside the"
-                        f" {classes} classes of --num_classes counted from"
-                        f" --label_offset={offset}."
-                    )
-            self.prepare(
-                tf.constant(record),
-                tf.constant(label, tf.int32),
-                tf.constant(index, tf.int64),
-                tf.constant(seed, tf.int64),
-            )
+            if self.prepare_batch is not None:
+                self._prepare_batch(1, False, rows)
+            else:
+                *by_row, buffer = rows
+                self._prepare_row([part[0] for part in by_row], buffer)
         except tf_errors.ERRORS as error:
+            where = self.source.where(index)
             return f"{where} cannot be used: {tf_errors.reason(error)}."
         return None

@@ -6,6 +6,7 @@ device: a quarter of the bytes to copy, and the pipeline is faster.
 """
 
 import dataclasses
+from collections.abc import Callable
 
 import tensorflow as tf
 
@@ -14,10 +15,15 @@ from hvd_imagenet.config import DataConfig
 from hvd_imagenet.decoding import decode_window
 from hvd_imagenet.examples import ExampleFeatures
 from hvd_imagenet.kernels import random_crop
+from hvd_imagenet.kernels.random_crop import Crops, EncodedImages
 from hvd_imagenet.randaugment import RandAugment
 
 _CROP_TRIES = 10
 _UNIFORMS_PER_TRY = 5
+
+# Of encoded images: their seeds, [images, 2] int64; threads; whether to give
+# black images for those that cannot be decoded.
+PrepareBatch = Callable[[EncodedImages, tf.Tensor, int, bool], Crops]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -62,15 +68,38 @@ class Preprocessing:
         if kernel is None:
             image = self._random_crop(encoded, pixels, seed)
         else:
-            image, _ = kernel.crop(
-                encoded, pixels, uniforms(seed), self.data, self.image_size
+            image = kernel.crop_one(
+                encoded, pixels, seed, self.data, self.image_size
             )
         return self.randaugment(image, seed) if self.randaugment else image
+
+    def train_batch(self) -> PrepareBatch | None:
+        """`train_image` of several images at once, by the compiled operation.
+
+        None if there is no such operation, or more to do than it does.
+        """
+        kernel = random_crop.find(self.data)
+        if kernel is None or self.randaugment is not None:
+            return None
+
+        def train_batch(
+            images: EncodedImages, seeds: tf.Tensor, threads: int, skip: bool
+        ) -> Crops:
+            return kernel.crop(
+                images,
+                seeds,
+                self.data,
+                self.image_size,
+                threads=threads,
+                skip=skip,
+            )
+
+        return train_batch
 
     def _random_crop(
         self, encoded: tf.Tensor, pixels: tf.Tensor | None, seed: tf.Tensor
     ) -> tf.Tensor:
-        """As `Kernel.crop`, by TensorFlow's own operations."""
+        """As `Kernel.crop_one`, by TensorFlow's own operations."""
         tries, flip = draw(seed)
         image = decode_window(
             encoded,
@@ -154,23 +183,20 @@ def make_preprocessing(data: DataConfig, image_size: int) -> Preprocessing:
     )
 
 
-def uniforms(seed: tf.Tensor) -> tf.Tensor:
+def draw(seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """The random numbers of a training image.
 
     Args:
         seed: [2] int64.
 
     Returns:
-        [51] float32 in [0, 1): those of ten tries of a window, and the flip's.
+        ([10, 5] tries of `random_window`; for the flip, []), both float32 in
+        [0, 1).
     """
-    return tf.random.stateless_uniform(
+    # The compiled operation makes the same.
+    drawn = tf.random.stateless_uniform(
         [_CROP_TRIES * _UNIFORMS_PER_TRY + 1], seed, alg="philox"
     )
-
-
-def draw(seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """(tries of `random_window`; for the flip, []), of `uniforms`."""
-    drawn = uniforms(seed)
     tries = tf.reshape(drawn[:-1], [_CROP_TRIES, _UNIFORMS_PER_TRY])
     return tries, drawn[-1]
 

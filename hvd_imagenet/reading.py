@@ -1,7 +1,7 @@
-"""The records of batches, read and laid out for tf.data.
+"""The images of batches, read and laid out for tf.data.
 
-Raw images stand apart from the records they came in: TensorFlow copies strings
-at every step of the pipeline, and a part of an array not at all.
+They stand in one array per batch: TensorFlow copies strings at every step of
+the pipeline, and an array or a part of one not at all.
 """
 
 import weakref
@@ -11,8 +11,10 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from hvd_imagenet import raw_images
+from hvd_imagenet import decoding, examples, raw_images, tf_errors
 from hvd_imagenet.framing import CorruptRecordError
+from hvd_imagenet.kernels.random_crop import EncodedImages
+from hvd_imagenet.preprocessing import parse_example
 from hvd_imagenet.sources import Source
 
 # TensorFlow takes a part of a tensor without copying it where it is aligned so.
@@ -25,21 +27,27 @@ Order = Callable[[int], tuple[np.ndarray, np.ndarray]]
 
 
 class Row(NamedTuple):
-    """One record on its way through tf.data.
+    """One image on its way through tf.data, or those of a batch.
+
+    Those of a batch have one dimension more, except for the buffer.
 
     Attributes:
-        record: [] string; see `ReadBatch`.
-        label: [] int32.
-        start: [] int64.
-        shape: [3] int64.
+        encoded: [] string, an image file; empty if the image is in the buffer,
+            or if there is none, as it cannot be read.
+        label: [] int32, from 0; 0 where there is no image.
+        start: [] int64, first byte of the image in `buffer`.
+        length: [] int64, bytes of the image there.
+        shape: [3] int64, height, width and 3 of a raw image; 0, 0 and 3 if it
+            is none.
         index: [] int64, number of the image in its split.
         seed: [2] int64, of its augmentation.
-        buffer: [bytes] uint8, the raw images of its batch.
+        buffer: [bytes] uint8, images of the batch.
     """
 
-    record: tf.Tensor
+    encoded: tf.Tensor
     label: tf.Tensor
     start: tf.Tensor
+    length: tf.Tensor
     shape: tf.Tensor
     index: tf.Tensor
     seed: tf.Tensor
@@ -50,173 +58,242 @@ class Row(NamedTuple):
         end = self.start + tf.reduce_prod(self.shape)
         return tf.reshape(self.buffer[self.start : end], self.shape)
 
-
-class ReadBatch(NamedTuple):
-    """What was read of a batch.
-
-    Attributes:
-        records: [batch] object, bytes: as `Source.read` gives them, without
-            the raw image; empty where a corrupt record was skipped.
-        labels: [batch] int32; -1 if the label is in the record.
-        starts: [batch] int64, first byte of the raw image in `buffer`.
-        shapes: [batch, 3] int64, height, width and 3 of the raw image; 0, 0
-            and 3 where the record has none.
-        buffer: [bytes] uint8, all raw images.
-    """
-
-    records: np.ndarray
-    labels: np.ndarray
-    starts: np.ndarray
-    shapes: np.ndarray
-    buffer: np.ndarray
+    def images(self) -> EncodedImages:
+        """Of a batch: all images in the buffer."""
+        return EncodedImages(self.buffer, self.start, self.length, self.shape)
 
 
 class Buffers:
     """Memory that is used again once TensorFlow has let go of it.
 
-    The first use of fresh memory takes several times as long as to copy a raw
+    The first use of fresh memory takes several times as long as to copy an
     image into it.
     """
 
     def __init__(self):
         self._free: list[np.ndarray] = []
+        self._length = 0
 
     def take(self, length: int) -> np.ndarray:
-        """[length] uint8, not set, at an aligned address."""
+        """[length] uint8 or more, not set, at an aligned address."""
+        # What was enough for one batch is likely to be so for others.
+        self._length = max(self._length, length)
         try:
             memory = self._free.pop()
         except IndexError:
             memory = np.empty(0, np.uint8)
         if len(memory) < length + _ALIGNMENT:
-            memory = np.empty(length + _ALIGNMENT, np.uint8)
+            memory = np.empty(self._length + _ALIGNMENT, np.uint8)
         first = -memory.ctypes.data % _ALIGNMENT
         # Not a plain slice: parts of that would keep `memory`, not the slice.
-        array = np.frombuffer(memory.data, np.uint8, length, first)
+        array = np.frombuffer(
+            memory.data, np.uint8, len(memory) - _ALIGNMENT, first
+        )
         weakref.finalize(array, self._free.append, memory)
         return array
 
 
-def read_batch(
-    source: Source, indices: Sequence[int], *, skip: bool, buffers: Buffers
-) -> ReadBatch:
-    """Reads records.
+class _Image(NamedTuple):
+    """An image that was read: a part of `data`.
 
-    Args:
-        source: what to read of.
-        indices: numbers of the records.
-        skip: whether to leave out what cannot be read.
-        buffers: memory for raw images.
-
-    Raises:
-        CorruptRecordError: a record cannot be read, and `skip` is false.
+    Attributes:
+        data: bytes, or [bytes] uint8.
+        start: first byte.
+        length: number of bytes.
+        shape: height and width of a raw image; 0 and 0 if it is none.
+        label: from 0.
     """
-    count = len(indices)
-    records = np.empty(count, object)
-    labels = np.empty(count, np.int32)
-    starts = np.zeros(count, np.int64)
-    shapes = np.tile(np.array([0, 0, 3], np.int64), [count, 1])
-    buffer = np.empty(0, np.uint8)
-    end = 0
-    for place, index in enumerate(indices):
-        try:
-            record, labels[place] = source.read(int(index))
-        except CorruptRecordError:
-            if not skip:
-                raise
-            record, labels[place] = b"", -1  # Nothing decodes this.
-        raw = raw_images.find(record) if source.features is not None else None
-        if raw is not None:
-            length = raw.height * raw.width * 3
+
+    data: bytes | np.ndarray
+    start: int
+    length: int
+    shape: tuple[int, int]
+    label: int
+
+
+class BatchReader:
+    """Reads batches into arrays.
+
+    Attributes:
+        source: what is read of.
+        num_classes: labels there may be.
+        skip: whether to leave out what cannot be read.
+        compiled: whether all images go into the buffer, for the compiled
+            operation: JPEGs and raw images; others are decoded. If not, raw
+            images go there.
+    """
+
+    def __init__(
+        self, source: Source, num_classes: int, *, skip: bool, compiled: bool
+    ):
+        self.source = source
+        self.num_classes = num_classes
+        self.skip = skip
+        self.compiled = compiled
+        self._buffers = Buffers()
+
+    def read(
+        self, indices: Sequence[int]
+    ) -> tuple[np.ndarray, np.ndarray, EncodedImages]:
+        """The images with these numbers.
+
+        Returns:
+            (`Row.encoded` and `Row.label` of all, [n] object and [n] int32; the
+            images in the buffer, in arrays of NumPy).
+
+        Raises:
+            CorruptRecordError: one cannot be read, and `skip` is false.
+        """
+        count = len(indices)
+        encoded = np.full(count, b"", object)
+        labels = np.zeros(count, np.int32)
+        starts, lengths = np.zeros([2, count], np.int64)
+        shapes = np.tile(np.array([0, 0, 3], np.int64), [count, 1])
+        buffer = np.empty(0, np.uint8)
+        end = 0
+        for place, index in enumerate(indices):
+            try:
+                image = self._read(int(index))
+            except CorruptRecordError:
+                if not self.skip:
+                    raise
+                continue
+            labels[place] = image.label
+            shapes[place, :2] = image.shape
+            data, first, length = image.data, image.start, image.length
+            if not self.compiled and not image.shape[0]:
+                encoded[place] = data[first : first + length]
+                continue
             start = -(-end // _ALIGNMENT) * _ALIGNMENT
             end = start + length
             if end > len(buffer):
                 # Enough where the others are as large.
                 room = (count - place) * (length + _ALIGNMENT)
-                larger = buffers.take(max(start + room, 2 * len(buffer)))
+                larger = self._buffers.take(max(start + room, 2 * len(buffer)))
                 larger[:start] = buffer[:start]
                 buffer = larger
-            buffer[start:end] = np.frombuffer(
-                record, np.uint8, length, raw.start
+            buffer[start:end] = np.frombuffer(data, np.uint8, length, first)
+            starts[place], lengths[place] = start, length
+        images = EncodedImages(buffer, starts, lengths, shapes)
+        return encoded, labels, images
+
+    def _read(self, index: int) -> _Image:
+        data, label = self.source.read(index)
+        start, length = 0, len(data)
+        features = self.source.features
+        if features is not None:
+            place = examples.find(data, features)
+            if place is None:
+                data, label = self._parse(index, data)
+                length = len(data)
+            else:
+                start, length, label = place
+                label -= features.label_offset
+        self._check_label(index, label)
+        shape = raw_images.find(data, start, length)
+        if shape is not None:
+            header = raw_images.HEADER_BYTES
+            return _Image(data, start + header, length - header, shape, label)
+        if self.compiled and not data.startswith(decoding.JPEG_MAGIC, start):
+            pixels = self._decode(index, data[start : start + length])
+            height, width, _ = pixels.shape
+            return _Image(
+                pixels.reshape(-1), 0, pixels.size, (height, width), label
             )
-            starts[place] = start
-            shapes[place] = raw.height, raw.width, 3
-            if raw.features_bytes is not None:
-                record = record[: raw.features_bytes] + raw_images.NO_IMAGE
-        records[place] = record
-    return ReadBatch(records, labels, starts, shapes, buffer)
+        return _Image(data, start, length, (0, 0), label)
 
+    def _parse(self, index: int, record: bytes) -> tuple[bytes, int]:
+        """Image and label of a record in which `examples.find` finds none."""
+        try:
+            encoded, label = parse_example(record, self.source.features)
+        except tf_errors.ERRORS as error:
+            raise self._unusable(index, error) from None
+        return encoded.numpy(), int(label)
 
-class _Reader:
-    """What `rows` calls for every batch."""
+    def _decode(self, index: int, encoded: bytes) -> np.ndarray:
+        try:
+            return decoding.decode_other(tf.constant(encoded)).numpy()
+        except tf_errors.ERRORS as error:
+            raise self._unusable(index, error) from None
 
-    def __init__(self, source: Source, order: Order, skip: bool):
-        self._source = source
-        self._order = order
-        self._skip = skip
-        self._buffers = Buffers()
-
-    def read(self, number: np.ndarray) -> tuple[np.ndarray, ...]:
-        indices, seeds = self._order(int(number))
-        *by_row, buffer = read_batch(
-            self._source, indices, skip=self._skip, buffers=self._buffers
+    def _unusable(self, index: int, error: Exception) -> CorruptRecordError:
+        return CorruptRecordError(
+            f"{self.source.where(index)} cannot be used:"
+            f" {tf_errors.reason(error)}."
         )
-        return *by_row, indices, seeds, buffer
+
+    def _check_label(self, index: int, label: int) -> None:
+        if 0 <= label < self.num_classes:
+            return
+        where, counted = self.source.where(index), ""
+        if self.source.features is not None:
+            offset = self.source.features.label_offset
+            label += offset
+            counted = f" counted from --label_offset={offset}"
+        raise CorruptRecordError(
+            f"{where} has the label {label}, outside the {self.num_classes}"
+            f" classes of --num_classes{counted}."
+        )
 
 
-def rows(
-    source: Source,
-    order: Order,
-    numbers: range,
-    *,
-    skip: bool,
-    prepare_batch: Callable[[Row], Row] = lambda batch: batch,
+def batches(
+    reader: BatchReader, order: Order, numbers: range
 ) -> tf.data.Dataset:
-    """The records of the batches with these consecutive numbers, as `Row`s.
+    """The batches with these consecutive numbers, each as a `Row`.
 
     Args:
-        source: what to read of.
-        order: which images of it a batch has.
+        reader: what reads them.
+        order: which images a batch has.
         numbers: of the batches.
-        skip: whether to give an empty record for one that cannot be read.
-        prepare_batch: what to do in the graph with the rows of a batch
-            together, each part of which then has a first dimension more.
     """
-    reader = _Reader(source, order, skip)
+
+    def read(number: np.ndarray) -> tuple[np.ndarray, ...]:
+        indices, seeds = order(int(number))
+        encoded, labels, images = reader.read(indices)
+        buffer, *by_row = images
+        return encoded, labels, *by_row, indices, seeds, buffer
+
     # TensorFlow keeps what it calls for as long as the process lives: that is
     # not to be the files and buffers of every data set there ever was.
-    read = weakref.WeakMethod(reader.read)
+    weak_read = weakref.ref(read)
 
-    def read_in_graph(number):
+    def read_in_graph(number: tf.Tensor) -> Row:
         tensors = tf.numpy_function(
-            lambda number: read()(number),
+            lambda number: weak_read()(number),
             [number],
-            [tf.string, tf.int32, *[tf.int64] * 4, tf.uint8],
+            [tf.string, tf.int32, *[tf.int64] * 5, tf.uint8],
         )
         row = Row(*tensors)
-        return row._replace(
-            record=tf.ensure_shape(row.record, [None]),
-            label=tf.ensure_shape(row.label, [None]),
-            start=tf.ensure_shape(row.start, [None]),
-            shape=tf.ensure_shape(row.shape, [None, 3]),
-            index=tf.ensure_shape(row.index, [None]),
-            seed=tf.ensure_shape(row.seed, [None, 2]),
-            buffer=tf.ensure_shape(row.buffer, [None]),
-        )
-
-    def split(batch):
-        *by_row, buffer = prepare_batch(batch)
-        # All rows of a batch refer to one buffer.
-        return tf.data.Dataset.zip(
-            tf.data.Dataset.from_tensor_slices(tuple(by_row)),
-            tf.data.Dataset.from_tensors(buffer).repeat(),
-        )
+        shapes = row._replace(
+            **{field: [None] for field in Row._fields},
+        )._replace(shape=[None, 3], seed=[None, 2])
+        return Row(*map(tf.ensure_shape, row, shapes))
 
     # The interpreter lock lets one thread at a time build the answer, a second
     # one waits for the disk meanwhile.
     dataset = tf.data.Dataset.range(numbers.start, numbers.stop).map(
         read_in_graph, num_parallel_calls=2, deterministic=True
     )
-    dataset = dataset.flat_map(split)
     # Iterators keep their data set, and that all that it is made of.
-    dataset.reader = reader
+    dataset.read = read
     return dataset
+
+
+def rows(reader: BatchReader, order: Order, numbers: range) -> tf.data.Dataset:
+    """The images of `batches`, one by one: (all of a `Row` but its buffer, it).
+
+    Args:
+        reader: as in `batches`.
+        order: as in `batches`.
+        numbers: as in `batches`.
+    """
+
+    def split(batch: Row) -> tf.data.Dataset:
+        *by_row, buffer = batch
+        # All rows of a batch refer to one buffer.
+        return tf.data.Dataset.zip(
+            tf.data.Dataset.from_tensor_slices(tuple(by_row)),
+            tf.data.Dataset.from_tensors(buffer).repeat(),
+        )
+
+    return batches(reader, order, numbers).flat_map(split)

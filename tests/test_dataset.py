@@ -475,12 +475,16 @@ def _write_spoilt(directory, damages):
 
 
 @pytest.mark.parametrize("damage", _DAMAGES)
-@pytest.mark.parametrize("split", ["train", "validation"])
-def test_damage_stops_the_run_and_is_named(tmp_path, split, damage):
+@pytest.mark.parametrize(
+    ("split", "kernel"),
+    [("train", "auto"), ("train", "tensorflow"), ("validation", "auto")],
+)
+def test_damage_stops_the_run_and_is_named(tmp_path, split, kernel, damage):
     spoil, reason = _DAMAGES[damage]
     number, shard, record = _BAD[split]
     _write_spoilt(tmp_path, {(split, number): spoil})
-    batches = _batches(_config(tmp_path, **_WHOLE), split)
+    config = _config(tmp_path, input_kernel=kernel, **_WHOLE)
+    batches = _batches(config, split)
     if split == "train":
         stream, _ = order.images_at(range(_TRAIN_IMAGES), 3, _TRAIN_IMAGES)
         position = int(np.argmax(stream == number))
@@ -558,6 +562,21 @@ def test_damage_is_skipped_and_named_on_request(
         source.where(index) for index in indices if index in bad
     ]
     assert len(set(batches.skipped)) == len(bad)
+
+
+@pytest.mark.parametrize("on_corrupt", ["fail", "skip"])
+def test_the_compiled_operation_makes_the_same_batches(
+    data_dir, spoilt_dir, on_corrupt
+):
+    directory = data_dir if on_corrupt == "fail" else spoilt_dir
+    knobs = {"on_corrupt": on_corrupt, "mixup_alpha": 0.2}
+    batches, plain = (
+        _batches(_config(directory, input_kernel=kernel, **knobs), "train")
+        for kernel in ("auto", "tensorflow")
+    )
+    _assert_same(_arrays(batches), _arrays(plain))
+    assert batches.skipped == plain.skipped
+    assert bool(plain.skipped) == (on_corrupt == "skip")
 
 
 def test_skipping_is_the_same_for_any_world(spoilt_dir):

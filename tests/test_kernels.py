@@ -1,5 +1,6 @@
 """The compiled operation against TensorFlow's own ones: the same to the bit."""
 
+import functools
 import io
 import itertools
 
@@ -54,10 +55,25 @@ def _both(size=32, **data):
 
     @tf.function(reduce_retracing=True)
     def compiled(encoded, seed, pixels=None):
-        drawn = preprocessing.uniforms(seed)
-        return kernel.crop(encoded, pixels, drawn, config, size)
+        return kernel.crop_one(encoded, pixels, seed, config, size)
 
     return tf.function(plain.train_image, reduce_retracing=True), compiled
+
+
+def _together(files):
+    """Files in one buffer, with something between them."""
+    lengths = [len(file) for file in files]
+    gaps = 5 + np.arange(len(files))
+    starts = np.cumsum([0, *lengths[:-1]]) + np.cumsum(gaps)
+    buffer = b"".join(
+        b"\xff" * gap + file for gap, file in zip(gaps, files, strict=True)
+    )
+    return random_crop.EncodedImages(
+        buffer=tf.constant(np.frombuffer(buffer, np.uint8)),
+        starts=tf.constant(starts, tf.int64),
+        lengths=tf.constant(lengths, tf.int64),
+        shapes=tf.constant([[0, 0, 3]] * len(files), tf.int64),
+    )
 
 
 def _seed(*numbers):
@@ -78,7 +94,7 @@ def test_images_are_the_same_to_the_bit(kind, dct_method):
         encoded = tf.constant(_file(kind, number))
         for draw in range(_DRAWS):
             seed = _seed(number, draw)
-            image, _ = compiled(encoded, seed)
+            image = compiled(encoded, seed)
             np.testing.assert_array_equal(image, plain(encoded, seed))
 
 
@@ -96,21 +112,111 @@ def test_images_are_the_same_to_the_bit(kind, dct_method):
 )
 @pytest.mark.parametrize("size", [8, 224])
 def test_windows_and_sizes_are_the_same(data, size):
-    plain, compiled = _both(size, **data)
+    plain, _ = _both(size, **data)
     config = DataConfig(**data)
-    for number, draw in itertools.product(range(2), range(_DRAWS)):
-        encoded = tf.constant(_file("4:2:0", number))
+    numbers = [*itertools.product(range(2), range(_DRAWS))]
+    files = [_file("4:2:0", number) for number, _ in numbers]
+    crops = random_crop.load().crop(
+        _together(files), tf.constant(numbers, tf.int64), config, size
+    )
+    for place, (number, draw) in enumerate(numbers):
         seed = _seed(number, draw)
-        image, window = compiled(encoded, seed)
-        np.testing.assert_array_equal(image, plain(encoded, seed))
+        np.testing.assert_array_equal(
+            crops.images[place], plain(tf.constant(files[place]), seed)
+        )
         width, height = _SIZES[number]
         tries, _ = preprocessing.draw(seed)
         np.testing.assert_array_equal(
-            window,
+            crops.windows[place],
             preprocessing.random_window(
                 tf.constant([height, width]), tries, config
             ),
         )
+
+
+@pytest.mark.parametrize(
+    "numbers", [(0, 0), (-1, 2**63 - 1), (3 << 32, -(2**63))]
+)
+def test_any_seed_draws_the_same(numbers):
+    plain, compiled = _both()
+    file = tf.constant(_file("4:4:4"))
+    for draw in range(20):
+        seed = _seed(numbers[0], numbers[1] ^ draw)
+        np.testing.assert_array_equal(compiled(file, seed), plain(file, seed))
+
+
+@pytest.mark.parametrize("threads", [1, 2, 7])
+def test_a_batch_is_its_images_whatever_the_threads(threads):
+    _, compiled = _both()
+    pixels = np.asarray(_PHOTOGRAPHS[0].resize((120, 80)))
+    files = [_file("4:2:0", number) for number in range(5)]
+    images = _together([*files, pixels.tobytes()])
+    shapes = images.shapes.numpy()
+    shapes[5] = pixels.shape
+    images = images._replace(shapes=tf.constant(shapes))
+    seeds = tf.constant([[5, number] for number in range(6)], tf.int64)
+    crop = functools.partial(random_crop.load().crop, threads=threads)
+    crops = crop(images, seeds, DataConfig(), 32)
+    assert crops.errors.numpy().tolist() == [b""] * 6
+    for number, file in enumerate(files):
+        np.testing.assert_array_equal(
+            crops.images[number], compiled(tf.constant(file), seeds[number])
+        )
+    np.testing.assert_array_equal(
+        crops.images[5], compiled(tf.constant(""), seeds[5], pixels)
+    )
+    none = random_crop.EncodedImages(*(part[:0] for part in images))
+    assert crop(none, seeds[:0], DataConfig(), 8).images.shape == [0, 8, 8, 3]
+
+
+def test_of_a_batch_the_first_fault_is_told_or_all_are_skipped():
+    files = [_file("4:4:4"), b"", _file("4:4:4")[:300], _file("PNG")]
+    seeds = tf.constant([[0, number] for number in range(4)], tf.int64)
+    crop = random_crop.load().crop
+    for threads in (1, 3):
+        with pytest.raises(tf.errors.InvalidArgumentError) as caught:
+            crop(_together(files), seeds, DataConfig(), 32, threads=threads)
+        reason = tf_errors.reason(caught.value)
+        assert reason == "Invalid JPEG data: Premature end of input file"
+    crops = crop(_together(files), seeds, DataConfig(), 32, skip=True)
+    errors = [error.decode() for error in crops.errors.numpy()]
+    assert errors[0] == ""
+    assert errors[3].startswith("Invalid JPEG data: Not a JPEG file")
+    assert np.any(crops.images[0])
+    for place in range(1, 4):
+        assert errors[place]
+        assert not np.any(crops.images[place])
+
+
+@pytest.mark.parametrize(
+    "outside",
+    [
+        {"starts": [-1]},
+        {"starts": [2]},
+        {"starts": [2**63 - 1]},
+        {"lengths": [-1]},
+        {"lengths": [2**63 - 1]},
+        {"shapes": [[1, 2, 3]]},
+        {"shapes": [[-1, -1, 3]]},
+        {"shapes": [[2**62, 2**62, 3]]},
+        {"starts": [0, 0]},
+    ],
+)
+def test_nothing_outside_the_buffer_is_read(outside):
+    images = random_crop.EncodedImages(
+        buffer=tf.zeros([3], tf.uint8),
+        starts=tf.constant([0], tf.int64),
+        lengths=tf.constant([3], tf.int64),
+        shapes=tf.constant([[1, 1, 3]], tf.int64),
+    )
+    crop = random_crop.load().crop
+    seeds = tf.zeros([1, 2], tf.int64)
+    crop(images, seeds, DataConfig(), 8)
+    outside = {
+        name: tf.constant(value, tf.int64) for name, value in outside.items()
+    }
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        crop(images._replace(**outside), seeds, DataConfig(), 8)
 
 
 def test_pixels_beside_the_record_are_taken():
@@ -118,7 +224,7 @@ def test_pixels_beside_the_record_are_taken():
     pixels = tf.constant(np.asarray(_PHOTOGRAPHS[0].resize((120, 80))))
     for draw in range(_DRAWS):
         seed = _seed(7, draw)
-        image, _ = compiled(tf.constant(""), seed, pixels)
+        image = compiled(tf.constant(""), seed, pixels)
         np.testing.assert_array_equal(
             image, plain(tf.constant(""), seed, pixels)
         )
@@ -138,7 +244,7 @@ def test_a_damaged_jpeg_is_an_error_where_it_is_one(damage, reason):
     failed = 0
     for draw in range(_DRAWS):
         try:
-            image, _ = compiled(jpeg, _seed(0, draw))
+            image = compiled(jpeg, _seed(0, draw))
         except tf.errors.InvalidArgumentError as error:
             assert reason in tf_errors.reason(error)
             failed += 1

@@ -1,10 +1,10 @@
-// From an encoded image to a training image in one operation of TensorFlow.
+// From encoded images to a batch of training images, in one operation.
 //
 // It does what hvd_imagenet/preprocessing.py does with TensorFlow's own
 // operations, to the bit: draws the window, decodes that part of the JPEG,
 // resizes it bilinearly, rounds, and mirrors. It takes less time as there is
-// one operation where there were eighty, and as rows are resized while they
-// come out of the decoder.
+// one operation where there were eighty per image, as rows are resized while
+// they come out of the decoder, and as images are made where the batch has them.
 //
 // libjpeg-turbo is Pillow's, opened at run time: TensorFlow has one, but keeps
 // its names to itself.
@@ -13,11 +13,15 @@
 #include <setjmp.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <cstdio>
 #include <cstring>
+#include <map>
+#include <memory>
+#include <mutex>
 #include <string>
 #include <type_traits>
 #include <utility>
@@ -29,16 +33,21 @@
 #include "tensorflow/core/framework/op.h"
 #include "tensorflow/core/framework/op_kernel.h"
 #include "tensorflow/core/framework/shape_inference.h"
+#include "tensorflow/core/lib/random/philox_random.h"
+#include "tensorflow/core/lib/random/random_distributions_utils.h"
+#include "tensorflow/core/platform/env.h"
+#include "tensorflow/core/platform/threadpool.h"
 
 namespace {
 
-using tensorflow::OpKernel;
+using tensorflow::AsyncOpKernel;
 using tensorflow::OpKernelConstruction;
 using tensorflow::OpKernelContext;
 using tensorflow::Tensor;
 using tensorflow::errors::InvalidArgument;
 
 constexpr int kChannels = 3;
+constexpr int kTries = 10;
 constexpr int kUniformsPerTry = 5;
 // As TensorFlow: nothing larger is an image.
 constexpr int64_t kPixelsMax = int64_t{1} << 29;
@@ -80,6 +89,47 @@ std::string Open(const std::string& path, Library* found) {
   return missing;
 }
 
+// --- Random numbers. ---
+
+// As tf.random.stateless_uniform with Philox gives them (Salmon et al. 2011,
+// Parallel random numbers: as easy as 1, 2, 3).
+class Uniforms {
+ public:
+  explicit Uniforms(const int64_t* seed) {
+    using tensorflow::random::PhiloxRandom;
+    PhiloxRandom::ResultType counter;
+    for (int i = 0; i < 2; ++i) {
+      counter[2 * i] = static_cast<uint32_t>(seed[i]);
+      counter[2 * i + 1] = static_cast<uint32_t>(uint64_t(seed[i]) >> 32);
+    }
+    // TensorFlow mixes seeds so, that similar ones make different numbers.
+    PhiloxRandom::Key key;
+    key[0] = 0x3ec8f720;
+    key[1] = 0x02461e29;
+    const auto mixed = PhiloxRandom(counter, key)();
+    key[0] = mixed[0];
+    key[1] = mixed[1];
+    counter[0] = counter[1] = 0;
+    counter[2] = mixed[2];
+    counter[3] = mixed[3];
+    PhiloxRandom random(counter, key);
+    for (int i = 0; i < kBlocks; ++i) {
+      const auto block = random();
+      for (int j = 0; j < kBlock; ++j) {
+        numbers_[kBlock * i + j] = tsl::random::Uint32ToFloat(block[j]);
+      }
+    }
+  }
+
+  const float* tries() const { return numbers_; }
+  float flip() const { return numbers_[kTries * kUniformsPerTry]; }
+
+ private:
+  static constexpr int kBlock = 4;
+  static constexpr int kBlocks = kTries * kUniformsPerTry / kBlock + 1;
+  float numbers_[kBlocks * kBlock];
+};
+
 // --- The window. ---
 
 struct Window {
@@ -91,10 +141,9 @@ struct Limits {
 };
 
 // `preprocessing.random_window`, in the same arithmetic of 32 bits.
-Window Draw(int height, int width, const float* tries, int count,
-            const Limits& limits) {
+Window Draw(int height, int width, const float* tries, const Limits& limits) {
   const float whole = static_cast<float>(height * width);
-  for (int i = 0; i < count; ++i, tries += kUniformsPerTry) {
+  for (int i = 0; i < kTries; ++i, tries += kUniformsPerTry) {
     const float area = whole * (limits.area_min + limits.area_span * tries[0]);
     float aspect = limits.aspect_min + limits.aspect_span * tries[1];
     if (tries[2] < 0.5f) aspect = 1.0f / aspect;
@@ -256,7 +305,6 @@ struct Scratch {
 
 struct Crop {
   const float* tries;
-  int count;
   Limits limits;
   int size;
   bool mirror;
@@ -290,8 +338,8 @@ bool Decode(const Library& library, const uint8_t* data, size_t bytes,
   if (pixels >= kPixelsMax / kChannels) {
     ERREXIT1(&info, JERR_IMAGE_TOO_BIG, JPEG_MAX_DIMENSION);
   }
-  *window = Draw(info.image_height, info.image_width, crop.tries, crop.count,
-                 crop.limits);
+  *window =
+      Draw(info.image_height, info.image_width, crop.tries, crop.limits);
 
   const bool is_cmyk = info.jpeg_color_space == JCS_CMYK ||
                        info.jpeg_color_space == JCS_YCCK;
@@ -324,12 +372,17 @@ bool Decode(const Library& library, const uint8_t* data, size_t bytes,
 // --- The operation. ---
 
 REGISTER_OP("HvdImagenetRandomCrop")
-    .Input("encoded: string")
-    .Input("pixels: uint8")
-    .Input("uniforms: float")
-    .Output("image: uint8")
-    .Output("window: int32")
+    .Input("buffer: uint8")
+    .Input("starts: int64")
+    .Input("lengths: int64")
+    .Input("shapes: int64")
+    .Input("seeds: int64")
+    .Output("images: uint8")
+    .Output("windows: int32")
+    .Output("errors: string")
     .Attr("library: string")
+    .Attr("threads: int >= 1")
+    .Attr("skip: bool")
     .Attr("size: int >= 1")
     .Attr("area_min: float")
     .Attr("area_span: float")
@@ -340,100 +393,215 @@ REGISTER_OP("HvdImagenetRandomCrop")
     .SetShapeFn([](tensorflow::shape_inference::InferenceContext* context) {
       int64_t size;
       TF_RETURN_IF_ERROR(context->GetAttr("size", &size));
-      context->set_output(0, context->MakeShape({size, size, kChannels}));
-      context->set_output(1, context->MakeShape({4}));
+      const auto count = context->Dim(context->input(1), 0);
+      context->set_output(
+          0, context->MakeShape({count, size, size, kChannels}));
+      context->set_output(1, context->MakeShape({count, 4}));
+      context->set_output(2, context->MakeShape({count}));
       return absl::OkStatus();
     })
     .Doc(R"doc(
-A random resized crop; see `Preprocessing.train_image`.
+Random resized crops; see `Preprocessing.train_image`.
 
-encoded: [], a JPEG; not looked at where there are `pixels`.
-pixels: [height, width, 3], RGB; or of no height.
-uniforms: [5 x tries + 1], in [0, 1): the tries of `random_window`, the flip.
-image: [size, size, 3], RGB.
-window: [4]: top, left, height and width of what was taken.
+buffer: [bytes], all encoded images.
+starts: [images], first byte of each.
+lengths: [images], bytes of each.
+shapes: [images, 3], height, width and 3 of RGB pixels that nobody has to
+  decode; of no height where there is a JPEG.
+seeds: [images, 2], of tf.random.stateless_uniform.
+images: [images, size, size, 3], RGB; black where there is an error.
+windows: [images, 4]: top, left, height and width of what was taken.
+errors: [images], why there is no image, or nothing.
 library: path of libjpeg-turbo.
+threads: that make images at the same time.
+skip: whether to leave it at `errors`, and not to fail with the first one.
 )doc");
 
-class RandomCrop : public OpKernel {
+struct Settings {
+  Library library;
+  Limits limits;
+  int64_t size;
+  bool horizontal_flip;
+  J_DCT_METHOD dct_method;
+};
+
+// A batch while it is being made, by any number of threads.
+class Batch {
+ public:
+  Batch(const Settings& settings, const OpKernelContext& context,
+        Tensor* images, Tensor* windows, Tensor* errors)
+      : settings_(settings),
+        buffer_(context.input(0).flat<uint8_t>().data()),
+        starts_(context.input(1).flat<int64_t>().data()),
+        lengths_(context.input(2).flat<int64_t>().data()),
+        shapes_(context.input(3).flat<int64_t>().data()),
+        seeds_(context.input(4).flat<int64_t>().data()),
+        count_(context.input(1).NumElements()),
+        images_(images->flat<uint8_t>().data()),
+        windows_(windows->flat<int32_t>().data()),
+        errors_(errors->flat<tensorflow::tstring>().data()) {}
+
+  // Makes images until there are no more of them to be begun.
+  void Work() {
+    thread_local Scratch scratch;
+    for (int64_t i; (i = next_++) < count_;) Make(i, &scratch);
+  }
+
+  absl::Status FirstError() const {
+    for (int64_t i = 0; i < count_; ++i) {
+      if (!errors_[i].empty()) return InvalidArgument(std::string(errors_[i]));
+    }
+    return absl::OkStatus();
+  }
+
+ private:
+  void Make(int64_t i, Scratch* scratch) {
+    const int64_t size = settings_.size;
+    const int64_t bytes = size * size * kChannels;
+    uint8_t* image = images_ + bytes * i;
+    const uint8_t* data = buffer_ + starts_[i];
+    const Uniforms uniforms(seeds_ + 2 * i);
+    Crop crop;
+    crop.tries = uniforms.tries();
+    crop.limits = settings_.limits;
+    crop.size = size;
+    crop.mirror = settings_.horizontal_flip && uniforms.flip() < 0.5f;
+    crop.dct_method = settings_.dct_method;
+    Window window = {};
+    const int64_t height = shapes_[kChannels * i];
+    if (height > 0) {
+      const int64_t width = shapes_[kChannels * i + 1];
+      window = Draw(height, width, crop.tries, crop.limits);
+      scratch->resizer.Begin(window, size, crop.mirror, image);
+      data += kChannels * (width * window.top + window.left);
+      for (int row = 0; row < window.height; ++row) {
+        scratch->resizer.Take(data + kChannels * width * row);
+      }
+    } else {
+      ErrorManager errors;
+      if (!Decode(settings_.library, data, lengths_[i], crop, scratch, image,
+                  &window, &errors)) {
+        std::memset(image, 0, bytes);
+        errors_[i] = std::string("Invalid JPEG data: ") + errors.text;
+      }
+    }
+    int32_t* place = windows_ + 4 * i;
+    place[0] = window.top;
+    place[1] = window.left;
+    place[2] = window.height;
+    place[3] = window.width;
+  }
+
+  const Settings& settings_;
+  const uint8_t* buffer_;
+  const int64_t *starts_, *lengths_, *shapes_, *seeds_;
+  const int64_t count_;
+  uint8_t* images_;
+  int32_t* windows_;
+  tensorflow::tstring* errors_;
+  std::atomic<int64_t> next_{0};
+};
+
+// Threads for all batches: there is work for each of them to the end of one, and
+// no kernel ends on a thread that it would have to wait for.
+tensorflow::thread::ThreadPool* Pool(int64_t threads) {
+  // Never destroyed, as they may be at work when the process exits.
+  static auto* const mutex = new std::mutex;
+  static auto* const pools =
+      new std::map<int64_t, tensorflow::thread::ThreadPool*>;
+  const std::lock_guard<std::mutex> lock(*mutex);
+  auto*& pool = (*pools)[threads];
+  if (pool == nullptr) {
+    pool = new tensorflow::thread::ThreadPool(tensorflow::Env::Default(),
+                                              "random_crop", threads);
+  }
+  return pool;
+}
+
+class RandomCrop : public AsyncOpKernel {
  public:
   explicit RandomCrop(OpKernelConstruction* construction)
-      : OpKernel(construction) {
+      : AsyncOpKernel(construction) {
     std::string path, dct_method;
     OP_REQUIRES_OK(construction, construction->GetAttr("library", &path));
-    const std::string error = Open(path, &library_);
+    const std::string error = Open(path, &settings_.library);
     OP_REQUIRES(construction, error.empty(), InvalidArgument(error));
     auto get = [&](const char* name, auto* value) {
       OP_REQUIRES_OK(construction, construction->GetAttr(name, value));
     };
-    get("size", &size_);
-    get("area_min", &limits_.area_min);
-    get("area_span", &limits_.area_span);
-    get("aspect_min", &limits_.aspect_min);
-    get("aspect_span", &limits_.aspect_span);
-    get("horizontal_flip", &horizontal_flip_);
+    get("threads", &threads_);
+    get("skip", &skip_);
+    get("size", &settings_.size);
+    get("area_min", &settings_.limits.area_min);
+    get("area_span", &settings_.limits.area_span);
+    get("aspect_min", &settings_.limits.aspect_min);
+    get("aspect_span", &settings_.limits.aspect_span);
+    get("horizontal_flip", &settings_.horizontal_flip);
     get("dct_method", &dct_method);
-    dct_method_ = dct_method == "fast" ? JDCT_IFAST : JDCT_ISLOW;
+    settings_.dct_method = dct_method == "fast" ? JDCT_IFAST : JDCT_ISLOW;
+    pool_ = Pool(threads_);
   }
 
-  void Compute(OpKernelContext* context) override {
-    const Tensor& encoded = context->input(0);
-    const Tensor& pixels = context->input(1);
-    const Tensor& uniforms = context->input(2);
-    OP_REQUIRES(context, encoded.dims() == 0,
-                InvalidArgument("encoded must be one string"));
-    OP_REQUIRES(context, pixels.dims() == 3 && pixels.dim_size(2) == kChannels,
-                InvalidArgument("pixels must be [height, width, 3]"));
-    const int64_t numbers = uniforms.NumElements();
-    OP_REQUIRES(context, numbers % kUniformsPerTry == 1,
-                InvalidArgument("uniforms must be [5 x tries + 1]"));
-    Tensor *image, *window;
-    OP_REQUIRES_OK(context, context->allocate_output(
-                                0, {size_, size_, kChannels}, &image));
-    OP_REQUIRES_OK(context, context->allocate_output(1, {4}, &window));
-
-    const float* drawn = uniforms.flat<float>().data();
-    Crop crop;
-    crop.tries = drawn;
-    crop.count = numbers / kUniformsPerTry;
-    crop.limits = limits_;
-    crop.size = size_;
-    crop.mirror = horizontal_flip_ && drawn[numbers - 1] < 0.5f;
-    crop.dct_method = dct_method_;
-    thread_local Scratch scratch;
-    uint8_t* to = image->flat<uint8_t>().data();
-    Window taken;
-    if (pixels.NumElements() > 0) {
-      const int height = pixels.dim_size(0), width = pixels.dim_size(1);
-      taken = Draw(height, width, crop.tries, crop.count, limits_);
-      scratch.resizer.Begin(taken, size_, crop.mirror, to);
-      const uint8_t* from = pixels.flat<uint8_t>().data();
-      for (int row = taken.top; row < taken.top + taken.height; ++row) {
-        scratch.resizer.Take(from +
-                             kChannels * (ptrdiff_t{width} * row + taken.left));
-      }
-    } else {
-      const tensorflow::tstring& jpeg = encoded.scalar<tensorflow::tstring>()();
-      ErrorManager errors;
-      OP_REQUIRES(
-          context,
-          Decode(library_, reinterpret_cast<const uint8_t*>(jpeg.data()),
-                 jpeg.size(), crop, &scratch, to, &taken, &errors),
-          InvalidArgument("Invalid JPEG data: ", errors.text));
+  void ComputeAsync(OpKernelContext* context, DoneCallback done) override {
+    OP_REQUIRES_OK_ASYNC(context, Check(*context), done);
+    const int64_t count = context->input(1).NumElements();
+    const int64_t size = settings_.size;
+    Tensor *images, *windows, *errors;
+    OP_REQUIRES_OK_ASYNC(
+        context,
+        context->allocate_output(0, {count, size, size, kChannels}, &images),
+        done);
+    OP_REQUIRES_OK_ASYNC(
+        context, context->allocate_output(1, {count, 4}, &windows), done);
+    OP_REQUIRES_OK_ASYNC(context,
+                         context->allocate_output(2, {count}, &errors), done);
+    auto batch =
+        std::make_shared<Batch>(settings_, *context, images, windows, errors);
+    // The last one to come to the end tells.
+    auto working = std::make_shared<std::atomic<int64_t>>(threads_);
+    for (int64_t i = 0; i < threads_; ++i) {
+      pool_->Schedule([this, batch, working, context, done] {
+        batch->Work();
+        if (--*working != 0) return;
+        if (!skip_) OP_REQUIRES_OK_ASYNC(context, batch->FirstError(), done);
+        done();
+      });
     }
-    auto place = window->flat<int32_t>();
-    place(0) = taken.top;
-    place(1) = taken.left;
-    place(2) = taken.height;
-    place(3) = taken.width;
   }
 
  private:
-  Library library_;
-  int64_t size_;
-  Limits limits_;
-  bool horizontal_flip_;
-  J_DCT_METHOD dct_method_;
+  static absl::Status Check(const OpKernelContext& context) {
+    auto values = [&](int input) {
+      return context.input(input).flat<int64_t>();
+    };
+    const int64_t count = context.input(1).NumElements();
+    if (context.input(2).NumElements() != count ||
+        context.input(3).NumElements() != kChannels * count ||
+        context.input(4).NumElements() != 2 * count) {
+      return InvalidArgument(
+          "starts and lengths must be [images], shapes [images, 3], and seeds"
+          " [images, 2]");
+    }
+    const auto starts = values(1), lengths = values(2), shapes = values(3);
+    const int64_t bytes = context.input(0).NumElements();
+    for (int64_t i = 0; i < count; ++i) {
+      const int64_t height = shapes(kChannels * i);
+      const int64_t width = shapes(kChannels * i + 1);
+      if (starts(i) < 0 || lengths(i) < 0 || starts(i) > bytes ||
+          lengths(i) > bytes - starts(i) || height < 0 || width < 0 ||
+          (height > 0 && (height > kPixelsMax || width > kPixelsMax ||
+                          lengths(i) == 0 ||
+                          height * width * kChannels != lengths(i)))) {
+        return InvalidArgument("image ", i, " is not within the buffer");
+      }
+    }
+    return absl::OkStatus();
+  }
+
+  Settings settings_;
+  int64_t threads_;
+  bool skip_;
+  tensorflow::thread::ThreadPool* pool_;
 };
 
 REGISTER_KERNEL_BUILDER(

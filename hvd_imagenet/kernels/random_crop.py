@@ -1,4 +1,4 @@
-"""The compiled operation that makes a training image, where there is one."""
+"""The compiled operation that makes training images, where there is one."""
 
 import functools
 import pathlib
@@ -20,6 +20,39 @@ class MissingKernelError(ValueError):
     """One sentence on why there is no operation."""
 
 
+class EncodedImages(NamedTuple):
+    """Images in one piece of memory.
+
+    Attributes:
+        buffer: [bytes] uint8, all of them.
+        starts: [images] int64, first byte of each in `buffer`.
+        lengths: [images] int64, bytes of each.
+        shapes: [images, 3] int64, height, width and 3 of pixels that nobody
+            has to decode; 0, 0 and 3 of a JPEG.
+    """
+
+    buffer: tf.Tensor
+    starts: tf.Tensor
+    lengths: tf.Tensor
+    shapes: tf.Tensor
+
+
+class Crops(NamedTuple):
+    """Training images, and how they came about.
+
+    Attributes:
+        images: [images, size, size, 3] uint8, RGB; black where there is an
+            error.
+        windows: [images, 4] int32: top, left, height and width of what was
+            taken of each.
+        errors: [images] string, why there is none, or nothing.
+    """
+
+    images: tf.Tensor
+    windows: tf.Tensor
+    errors: tf.Tensor
+
+
 class Kernel(NamedTuple):
     """The operation and what it needs.
 
@@ -28,43 +61,76 @@ class Kernel(NamedTuple):
         jpeg_library: path of the libjpeg-turbo that decodes.
     """
 
-    operation: Callable[..., tuple[tf.Tensor, tf.Tensor]]
+    operation: Callable[..., tuple[tf.Tensor, tf.Tensor, tf.Tensor]]
     jpeg_library: str
 
     def crop(
         self,
-        encoded: tf.Tensor,
-        pixels: tf.Tensor | None,
-        uniforms: tf.Tensor,
+        images: EncodedImages,
+        seeds: tf.Tensor,
         data: DataConfig,
         size: int,
-    ) -> tuple[tf.Tensor, tf.Tensor]:
-        """The crop of `Preprocessing.train_image`, flipped or not.
+        *,
+        threads: int = 1,
+        skip: bool = False,
+    ) -> Crops:
+        """The crops of `Preprocessing.train_image`, flipped or not.
 
         Args:
-            encoded: as in `decode_window`.
-            pixels: as in `decode_window`.
-            uniforms: [5 x tries + 1] float32, as `preprocessing.uniforms`.
+            images: JPEGs and raw images.
+            seeds: [images, 2] int64.
             data: how to crop; interpolated bilinearly.
-            size: side of the result in pixels.
+            size: side of the results in pixels.
+            threads: that work at the same time.
+            skip: whether to give black images for those that cannot be decoded.
 
-        Returns:
-            ([size, size, 3] uint8, RGB; the window that was taken, [4] int32:
-            top, left, height and width).
+        Raises:
+            tf.errors.InvalidArgumentError: an image cannot be decoded, and
+                `skip` is false.
         """
-        return self.operation(
-            encoded=encoded,
-            pixels=pixels_unless_jpeg(encoded, pixels),
-            uniforms=uniforms,
-            library=self.jpeg_library,
-            size=size,
-            area_min=data.crop_area_min,
-            area_span=data.crop_area_max - data.crop_area_min,
-            aspect_min=data.crop_aspect_min,
-            aspect_span=data.crop_aspect_max - data.crop_aspect_min,
-            horizontal_flip=data.horizontal_flip,
-            dct_method=data.dct_method,
+        return Crops(
+            *self.operation(
+                buffer=images.buffer,
+                starts=images.starts,
+                lengths=images.lengths,
+                shapes=images.shapes,
+                seeds=seeds,
+                library=self.jpeg_library,
+                threads=threads,
+                skip=skip,
+                size=size,
+                area_min=data.crop_area_min,
+                area_span=data.crop_area_max - data.crop_area_min,
+                aspect_min=data.crop_aspect_min,
+                aspect_span=data.crop_aspect_max - data.crop_aspect_min,
+                horizontal_flip=data.horizontal_flip,
+                dct_method=data.dct_method,
+            )
         )
+
+    def crop_one(
+        self,
+        encoded: tf.Tensor,
+        pixels: tf.Tensor | None,
+        seed: tf.Tensor,
+        data: DataConfig,
+        size: int,
+    ) -> tf.Tensor:
+        """`Preprocessing.train_image` without RandAugment."""
+        pixels = pixels_unless_jpeg(encoded, pixels)
+        # What is no JPEG is in `pixels`.
+        buffer = tf.cond(
+            tf.size(pixels) > 0,
+            lambda: tf.reshape(pixels, [-1]),
+            lambda: tf.io.decode_raw(encoded, tf.uint8),
+        )
+        images = EncodedImages(
+            buffer=buffer,
+            starts=tf.zeros([1], tf.int64),
+            lengths=tf.size(buffer, tf.int64)[tf.newaxis],
+            shapes=tf.shape(pixels, tf.int64)[tf.newaxis],
+        )
+        return self.crop(images, seed[tf.newaxis], data, size).images[0]
 
 
 def find(data: DataConfig) -> Kernel | None:
@@ -141,10 +207,10 @@ def _try(kernel: Kernel) -> None:
     """Whether that libjpeg-turbo is one that the operation was made for."""
     image = tf.zeros([_PROBE_SIZE, _PROBE_SIZE, 3], tf.uint8)
     try:
-        kernel.crop(
+        kernel.crop_one(
             tf.io.encode_jpeg(image),
             None,
-            tf.zeros([1]),
+            tf.zeros([2], tf.int64),
             DataConfig(),
             _PROBE_SIZE,
         )

@@ -7,7 +7,7 @@ does not depend on what else the machine does.
 import dataclasses
 import itertools
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -16,15 +16,9 @@ import tensorflow as tf
 from hvd_imagenet import dataset, reading
 from hvd_imagenet.config import Config
 from hvd_imagenet.decoding import decode_window
-from hvd_imagenet.kernels import random_crop
 from hvd_imagenet.pipeline import Pipeline
 from hvd_imagenet.plan import Plan
-from hvd_imagenet.preprocessing import (
-    draw,
-    parse_example,
-    random_window,
-    uniforms,
-)
+from hvd_imagenet.preprocessing import draw, random_window
 from hvd_imagenet.sources import Source
 from hvd_imagenet.streaming import StreamedSource
 from hvd_imagenet.world import World
@@ -72,11 +66,12 @@ def measure(
 
     Returns:
         "images_per_second", by the clock; "images_per_cpu_second";
-        "read_share" of the processor time, to read and check records;
+        "read_share" of the processor time, to read and check records, and to
+        find the images in them;
         "decode_share", to decode the parts of images that the crops need, and
         with the compiled operation to draw, resize and flip those as well;
-        "other_share", to hand records to TensorFlow, parse, batch and all the
-        rest; "bytes_per_image", as read. Of images that are read in streams
+        "other_share", to hand images to TensorFlow, batch and all the rest;
+        "bytes_per_image", as read. Of images that are read in streams
         only the rates.
     """
     batch_size = plan.phase(0).batch_size_per_process
@@ -128,57 +123,68 @@ def _cost(batches: Iterable[Any], size: int, before: int, count: int) -> Cost:
 
 def _reading(pipeline: Pipeline, numbers: range) -> tuple[float, float]:
     """Processor seconds and bytes of a record of these batches."""
-    indices = np.concatenate([pipeline.order(n)[0] for n in numbers])
-    length = sum(len(pipeline.source.read(int(i))[0]) for i in indices)
-    buffers = reading.Buffers()
+    batches = [pipeline.order(number)[0] for number in numbers]
+    count = sum(map(len, batches))
+    length = sum(
+        len(pipeline.source.read(int(index))[0])
+        for indices in batches
+        for index in indices
+    )
+    reader = pipeline.reader(skip=False)
     begun = time.process_time()
     for _ in range(_TIMES):
-        for number in numbers:
-            reading.read_batch(
-                pipeline.source,
-                pipeline.order(number)[0],
-                skip=False,
-                buffers=buffers,
-            )
+        for indices in batches:
+            reader.read(indices)
     seconds = time.process_time() - begun
-    return seconds / _TIMES / len(indices), length / len(indices)
+    return seconds / _TIMES / count, length / count
 
 
 def _decoding(config: Config, pipeline: Pipeline, numbers: range) -> float:
     """Processor seconds of an image for "decode_share"."""
-    features = pipeline.source.features
+    reader = pipeline.reader(skip=False)
+    if pipeline.prepare_batch is not None:
+        batches = reading.batches(reader, pipeline.order, numbers)
+        return _in_memory_seconds(batches, _crop(pipeline)) / len(
+            pipeline.order(numbers.start)[0]
+        )
     data = config.data
-    kernel = random_crop.find(data)
-    rows = reading.rows(pipeline.source, pipeline.order, numbers, skip=False)
 
     def with_window(by_row, buffer):
         row = reading.Row(*by_row, buffer)
-        encoded = row.record
-        if features is not None:
-            encoded, _ = parse_example(encoded, features)
         windows = []
 
         def choose(shape):
             windows.append(random_window(shape, draw(row.seed)[0], data))
             return windows[-1]
 
-        decode_window(encoded, row.pixels(), choose, dct_method=data.dct_method)
-        return encoded, row.pixels(), windows[-1], uniforms(row.seed)
+        decode_window(
+            row.encoded, row.pixels(), choose, dct_method=data.dct_method
+        )
+        return row.encoded, row.pixels(), windows[-1]
 
-    def decode(encoded, pixels, window, drawn):
-        if kernel is None:
-            image = decode_window(
-                encoded,
-                pixels,
-                lambda shape: window,
-                dct_method=data.dct_method,
-            )
-        else:
-            size = pipeline.image_size
-            image, _ = kernel.crop(encoded, pixels, drawn, data, size)
+    def decode(encoded, pixels, window):
+        image = decode_window(
+            encoded, pixels, lambda shape: window, dct_method=data.dct_method
+        )
         return tf.cast(image[0, 0, 0], tf.int64)
 
-    in_memory = rows.map(with_window).cache()
+    rows = reading.rows(reader, pipeline.order, numbers)
+    return _in_memory_seconds(rows.map(with_window), decode)
+
+
+def _crop(pipeline: Pipeline) -> Callable[..., tf.Tensor]:
+    def crop(rows: reading.Row) -> tf.Tensor:
+        crops = pipeline.prepare_batch(rows.images(), rows.seed, 1, False)
+        return tf.cast(crops.images[0, 0, 0, 0], tf.int64)
+
+    return crop
+
+
+def _in_memory_seconds(
+    elements: tf.data.Dataset, function: Callable[..., tf.Tensor]
+) -> float:
+    """Processor seconds that a function to [] int64 takes of an element."""
+    in_memory = elements.cache()
     # The first pass fills the memory.
     count = int(in_memory.reduce(np.int64(0), lambda count, *_: count + 1))
 
@@ -188,4 +194,4 @@ def _decoding(config: Config, pipeline: Pipeline, numbers: range) -> float:
         repeated.reduce(np.int64(0), lambda total, value: total + value)
         return (time.process_time() - begun) / _TIMES / count
 
-    return seconds(decode) - seconds(lambda *_: np.int64(1))
+    return seconds(function) - seconds(lambda *_: np.int64(1))

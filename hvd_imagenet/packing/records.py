@@ -100,17 +100,14 @@ def pack(
         _text(features, "image/class/text"),
     )
     if options.encoding == "raw":
-        _set(features, "image/format", b"PPM")
-        packed = raw_images.with_features(
-            raw_images.encode(np.asarray(image)),
-            message.SerializeToString(deterministic=True),
-        )
-        return Packed(packed, label, names, False)
-    if not is_copy:
+        encoded = raw_images.encode(np.asarray(image))
+        is_copy = False
+    elif not is_copy:
         buffer = io.BytesIO()
         image.save(buffer, "JPEG", quality=options.quality)
         encoded = buffer.getvalue()
-    _set(features, "image/format", b"JPEG")
+    file_format = {"raw": b"PPM", "jpeg": b"JPEG"}[options.encoding]
+    _set(features, "image/format", file_format)
     _set(features, "image/encoded", encoded)
     packed = message.SerializeToString(deterministic=True)
     return Packed(packed, label, names, is_copy)
