@@ -11,6 +11,7 @@ import keras
 import tensorflow as tf
 
 from hvd_imagenet.config import ModelConfig
+from hvd_imagenet.convolutions import Convolution
 from hvd_imagenet.normalization import FusedBatchNormalization
 from hvd_imagenet.resnet_layers import EXPANSION, STAGES
 
@@ -114,7 +115,7 @@ class _Layers:
             x = keras.layers.ZeroPadding2D(
                 size // 2, dtype=self.dtype, name=f"{name}_pad"
             )(x)
-        return keras.layers.Conv2D(
+        return Convolution(
             filters,
             size,
             stride,

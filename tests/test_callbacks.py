@@ -152,7 +152,7 @@ def test_gradients_that_nobody_averages_are_refused():
         for processes in (_OfTwo({}), Processes())
     )
     model = _model(keras.Input([1]))
-    with pytest.raises(ValueError, match="(?i)averages the gradients of sgd"):
+    with pytest.raises(ValueError, match=r"(?i)averages the gradients of sgd"):
         _fit(model, given)
     _fit(model, alone)
     model.compile(optimizers.distributed(model.optimizer, Processes()), "mse")

@@ -44,6 +44,7 @@ _MODULES = {
     "examples": (1, ""),
     "losses": (1, "tensorflow"),
     "image_ops": (1, "tensorflow"),
+    "convolutions": (1, "keras tensorflow"),
     "normalization": (1, "keras tensorflow"),
     "order": (1, "numpy"),
     "parts": (1, "tensorflow"),

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 
 from hvd_imagenet import imagenet
+from hvd_imagenet.convolutions import Convolution
 from hvd_imagenet.normalization import FusedBatchNormalization
 from hvd_imagenet.resnet import Blur
 
@@ -57,6 +58,8 @@ def _plain(layer: keras.layers.Layer) -> keras.layers.Layer:
         return keras.layers.BatchNormalization(
             momentum=layer.momentum, epsilon=layer.epsilon, **common
         )
+    if isinstance(layer, Convolution):
+        return keras.layers.Conv2D.from_config(layer.get_config())
     if isinstance(layer, Blur):
         return keras.layers.DepthwiseConv2D(
             3, padding="same", use_bias=False, trainable=False, **common

@@ -1,0 +1,131 @@
+"""Convolutions that find their weights' gradients by matrix products.
+
+Where that is faster: in bfloat16 on CPUs with AMX. There oneDNN's gradient by
+weights reaches a third of the rate of its other convolutions, and its products
+do not. ResNet-50 at 224 pixels, batch 32, two threads (Intel Xeon, TensorFlow
+2.18.1): the 1x1 convolutions of a step take 656 ms for it, as products 286 ms.
+"""
+
+import functools
+import pathlib
+
+import keras
+import tensorflow as tf
+
+# Places per image up to which a product per weight of the window, and a copy of
+# the images for each, beats oneDNN's gradient: 14 x 14 of a network of 224.
+_PLACES_MAX = 14 * 14
+_CPU_INFO = pathlib.Path("/proc/cpuinfo")
+
+
+@keras.saving.register_keras_serializable("hvd_imagenet")
+class Convolution(keras.layers.Conv2D):
+    """Keras's own layer, the same numbers but for rounding.
+
+    Call arguments:
+        inputs: [batch, height, width, channels], of the compute dtype.
+    """
+
+    def convolution_op(self, inputs, kernel):
+        # Of the compute dtype, and no variable, which custom_gradient refuses.
+        kernel = tf.identity(keras.ops.convert_to_tensor(kernel))
+        convolve = super().convolution_op
+        if not self._has_products(inputs):
+            return convolve(inputs, kernel)
+        stride = self.strides[0]
+
+        @tf.custom_gradient
+        def with_products(images, weights):
+            def gradients(upstream):
+                by_images = tf.raw_ops.Conv2DBackpropInput(
+                    input_sizes=tf.shape(images),
+                    filter=weights,
+                    out_backprop=upstream,
+                    strides=[1, stride, stride, 1],
+                    padding=self.padding.upper(),
+                )
+                return by_images, weights_gradient(
+                    images, upstream, self.kernel_size[0], stride
+                )
+
+            return convolve(images, weights), gradients
+
+        return with_products(inputs, kernel)
+
+    def _has_products(self, inputs: tf.Tensor) -> bool:
+        size, stride = self.kernel_size[0], self.strides[0]
+        if (
+            not isinstance(inputs, tf.Tensor)
+            or not are_faster(inputs.dtype)
+            or self.kernel_size != (size, size)
+            or self.strides != (stride, stride)
+            or self.dilation_rate != (1, 1)
+            or self.groups != 1
+            or self.data_format != "channels_last"
+        ):
+            return False
+        if size == stride == 1:
+            return True
+        # Of larger windows or steps each place is copied, of many places for
+        # too long. What is at the edges is known for these two.
+        is_covered = size == 1 or (stride == 1 and self.padding == "same")
+        height, width = inputs.shape[1:3]
+        if not is_covered or size % 2 == 0 or None in (height, width):
+            return False
+        return -(-height // stride) * -(-width // stride) <= _PLACES_MAX
+
+
+def weights_gradient(
+    images: tf.Tensor, upstream: tf.Tensor, size: int, stride: int
+) -> tf.Tensor:
+    """The gradient of a convolution by its weights: a product for each place.
+
+    Args:
+        images: [batch, height, width, channels], what was convolved.
+        upstream: [batch, rows, columns, filters], the gradient by the result.
+        size: side of the window, odd.
+        stride: 1; others for a window of 1 alone.
+
+    Returns:
+        [size, size, channels, filters] of the same dtype.
+    """
+    channels, filters = images.shape[-1], upstream.shape[-1]
+    rows, columns = tf.unstack(tf.shape(upstream)[1:3])
+    upstream = tf.reshape(upstream, [-1, filters])
+    edge = size // 2
+    if edge:
+        images = tf.pad(images, [[0, 0], [edge, edge], [edge, edge], [0, 0]])
+
+    def by_weight(top: int, left: int) -> tf.Tensor:
+        seen = images
+        if size > 1 or stride > 1:
+            seen = images[
+                :,
+                top : top + (rows - 1) * stride + 1 : stride,
+                left : left + (columns - 1) * stride + 1 : stride,
+            ]
+        seen = tf.reshape(seen, [-1, channels])
+        return tf.matmul(seen, upstream, transpose_a=True)
+
+    products = [by_weight(*divmod(place, size)) for place in range(size**2)]
+    return tf.reshape(tf.stack(products), [size, size, channels, filters])
+
+
+@functools.cache
+def are_faster(dtype: tf.DType) -> bool:
+    """Whether products are faster for these numbers on this machine."""
+    return (
+        dtype == tf.bfloat16
+        and "amx_bf16" in _cpu_flags()
+        and not tf.config.get_visible_devices("GPU")
+    )
+
+
+def _cpu_flags() -> list[str]:
+    try:
+        lines = _CPU_INFO.read_text().splitlines()
+    except OSError:
+        return []
+    return next(
+        (line.split() for line in lines if line.startswith("flags")), []
+    )
