@@ -27,8 +27,6 @@ class Convolution(keras.layers.Conv2D):
     """
 
     def convolution_op(self, inputs, kernel):
-        # Of the compute dtype, and no variable, which custom_gradient refuses.
-        kernel = tf.identity(keras.ops.convert_to_tensor(kernel))
         convolve = super().convolution_op
         if not self._has_products(inputs):
             return convolve(inputs, kernel)
@@ -50,6 +48,8 @@ class Convolution(keras.layers.Conv2D):
 
             return convolve(images, weights), gradients
 
+        # Of the compute dtype, and no variable, which custom_gradient refuses.
+        kernel = tf.identity(keras.ops.convert_to_tensor(kernel))
         return with_products(inputs, kernel)
 
     def _has_products(self, inputs: tf.Tensor) -> bool:

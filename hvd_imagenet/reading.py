@@ -11,15 +11,11 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from hvd_imagenet import decoding, examples, raw_images, tf_errors
+from hvd_imagenet.buffers import Buffers, Filling
+from hvd_imagenet.encoded_images import ImageReader
 from hvd_imagenet.framing import CorruptRecordError
 from hvd_imagenet.kernels.random_crop import EncodedImages
-from hvd_imagenet.preprocessing import parse_example
 from hvd_imagenet.sources import Source
-
-# TensorFlow takes a part of a tensor without copying it where it is aligned so.
-_ALIGNMENT = 64
-
 
 # (images, [n] int64; seeds of their augmentation, [n, 2] int64) of batch
 # number `number` of this rank.
@@ -63,73 +59,25 @@ class Row(NamedTuple):
         return EncodedImages(self.buffer, self.start, self.length, self.shape)
 
 
-class Buffers:
-    """Memory that is used again once TensorFlow has let go of it.
-
-    The first use of fresh memory takes several times as long as to copy an
-    image into it.
-    """
-
-    def __init__(self):
-        self._free: list[np.ndarray] = []
-        self._length = 0
-
-    def take(self, length: int) -> np.ndarray:
-        """[length] uint8 or more, not set, at an aligned address."""
-        # What was enough for one batch is likely to be so for others.
-        self._length = max(self._length, length)
-        try:
-            memory = self._free.pop()
-        except IndexError:
-            memory = np.empty(0, np.uint8)
-        if len(memory) < length + _ALIGNMENT:
-            memory = np.empty(self._length + _ALIGNMENT, np.uint8)
-        first = -memory.ctypes.data % _ALIGNMENT
-        # Not a plain slice: parts of that would keep `memory`, not the slice.
-        array = np.frombuffer(
-            memory.data, np.uint8, len(memory) - _ALIGNMENT, first
-        )
-        weakref.finalize(array, self._free.append, memory)
-        return array
-
-
-class _Image(NamedTuple):
-    """An image that was read: a part of `data`.
-
-    Attributes:
-        data: bytes, or [bytes] uint8.
-        start: first byte.
-        length: number of bytes.
-        shape: height and width of a raw image; 0 and 0 if it is none.
-        label: from 0.
-    """
-
-    data: bytes | np.ndarray
-    start: int
-    length: int
-    shape: tuple[int, int]
-    label: int
-
-
 class BatchReader:
-    """Reads batches into arrays.
-
-    Attributes:
-        source: what is read of.
-        num_classes: labels there may be.
-        skip: whether to leave out what cannot be read.
-        compiled: whether all images go into the buffer, for the compiled
-            operation: JPEGs and raw images; others are decoded. If not, raw
-            images go there.
-    """
+    """Reads batches into arrays."""
 
     def __init__(
         self, source: Source, num_classes: int, *, skip: bool, compiled: bool
     ):
-        self.source = source
-        self.num_classes = num_classes
-        self.skip = skip
-        self.compiled = compiled
+        """Says what is wanted.
+
+        Args:
+            source: what to read of.
+            num_classes: labels there may be.
+            skip: whether to leave out what cannot be read.
+            compiled: whether all images go into the buffer, for the compiled
+                operation: JPEGs and raw images; others are decoded. If not,
+                raw images go there.
+        """
+        self._images = ImageReader(source, num_classes, decodes_others=compiled)
+        self._skip = skip
+        self._compiled = compiled
         self._buffers = Buffers()
 
     def read(
@@ -149,91 +97,23 @@ class BatchReader:
         labels = np.zeros(count, np.int32)
         starts, lengths = np.zeros([2, count], np.int64)
         shapes = np.tile(np.array([0, 0, 3], np.int64), [count, 1])
-        buffer = np.empty(0, np.uint8)
-        end = 0
+        filling = Filling(self._buffers, count)
         for place, index in enumerate(indices):
             try:
-                image = self._read(int(index))
+                image = self._images.read(int(index))
             except CorruptRecordError:
-                if not self.skip:
+                if not self._skip:
                     raise
                 continue
-            labels[place] = image.label
-            shapes[place, :2] = image.shape
-            data, first, length = image.data, image.start, image.length
-            if not self.compiled and not image.shape[0]:
-                encoded[place] = data[first : first + length]
-                continue
-            start = -(-end // _ALIGNMENT) * _ALIGNMENT
-            end = start + length
-            if end > len(buffer):
-                # Enough where the others are as large.
-                room = (count - place) * (length + _ALIGNMENT)
-                larger = self._buffers.take(max(start + room, 2 * len(buffer)))
-                larger[:start] = buffer[:start]
-                buffer = larger
-            buffer[start:end] = np.frombuffer(data, np.uint8, length, first)
-            starts[place], lengths[place] = start, length
-        images = EncodedImages(buffer, starts, lengths, shapes)
-        return encoded, labels, images
-
-    def _read(self, index: int) -> _Image:
-        data, label = self.source.read(index)
-        start, length = 0, len(data)
-        features = self.source.features
-        if features is not None:
-            place = examples.find(data, features)
-            if place is None:
-                data, label = self._parse(index, data)
-                length = len(data)
+            data, start, length, shape, labels[place] = image
+            shapes[place, :2] = shape
+            if self._compiled or shape[0]:
+                starts[place] = filling.put(data, start, length)
+                lengths[place] = length
             else:
-                start, length, label = place
-                label -= features.label_offset
-        self._check_label(index, label)
-        shape = raw_images.find(data, start, length)
-        if shape is not None:
-            header = raw_images.HEADER_BYTES
-            return _Image(data, start + header, length - header, shape, label)
-        if self.compiled and not data.startswith(decoding.JPEG_MAGIC, start):
-            pixels = self._decode(index, data[start : start + length])
-            height, width, _ = pixels.shape
-            return _Image(
-                pixels.reshape(-1), 0, pixels.size, (height, width), label
-            )
-        return _Image(data, start, length, (0, 0), label)
-
-    def _parse(self, index: int, record: bytes) -> tuple[bytes, int]:
-        """Image and label of a record in which `examples.find` finds none."""
-        try:
-            encoded, label = parse_example(record, self.source.features)
-        except tf_errors.ERRORS as error:
-            raise self._unusable(index, error) from None
-        return encoded.numpy(), int(label)
-
-    def _decode(self, index: int, encoded: bytes) -> np.ndarray:
-        try:
-            return decoding.decode_other(tf.constant(encoded)).numpy()
-        except tf_errors.ERRORS as error:
-            raise self._unusable(index, error) from None
-
-    def _unusable(self, index: int, error: Exception) -> CorruptRecordError:
-        return CorruptRecordError(
-            f"{self.source.where(index)} cannot be used:"
-            f" {tf_errors.reason(error)}."
-        )
-
-    def _check_label(self, index: int, label: int) -> None:
-        if 0 <= label < self.num_classes:
-            return
-        where, counted = self.source.where(index), ""
-        if self.source.features is not None:
-            offset = self.source.features.label_offset
-            label += offset
-            counted = f" counted from --label_offset={offset}"
-        raise CorruptRecordError(
-            f"{where} has the label {label}, outside the {self.num_classes}"
-            f" classes of --num_classes{counted}."
-        )
+                encoded[place] = data[start : start + length]
+        images = EncodedImages(filling.array, starts, lengths, shapes)
+        return encoded, labels, images
 
 
 def batches(

@@ -85,6 +85,8 @@ _MODULES = {
     "preprocessing": (2, "tensorflow"),
     "resnet": (2, "keras tensorflow"),
     "sources": (2, "PIL numpy"),
+    "buffers": (0, "numpy"),
+    "encoded_images": (2.2, "numpy tensorflow"),
     "reading": (2.25, "numpy tensorflow"),
     "inspection": (2.5, "PIL numpy tensorflow"),
     "pipeline": (2.5, "numpy tensorflow"),

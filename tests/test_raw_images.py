@@ -9,11 +9,11 @@ from PIL import Image
 
 import image_data
 from hvd_imagenet import (
+    buffers,
     dataset,
     examples,
     preprocessing,
     raw_images,
-    reading,
     splits,
 )
 from hvd_imagenet.config import (
@@ -173,19 +173,19 @@ def test_a_raw_image_without_all_its_pixels_is_named(tmp_path):
 
 
 def test_memory_is_used_again_when_nobody_has_it_any_more():
-    buffers = reading.Buffers()
-    first, second = buffers.take(1000), buffers.take(1000)
+    memory = buffers.Buffers()
+    first, second = memory.take(1000), memory.take(1000)
     addresses = [first.ctypes.data, second.ctypes.data]
     assert not np.shares_memory(first, second)
     assert all(address % 64 == 0 for address in addresses)
     part = second[10:]
     first[:], part[:] = 1, 2
     del first, second
-    assert buffers.take(900).ctypes.data == addresses[0]
-    assert len(buffers.take(5000)) == 5000
+    assert memory.take(900).ctypes.data == addresses[0]
+    assert len(memory.take(5000)) == 5000
     # What one batch needed, others may need.
-    assert len(buffers.take(100)) == 5000
+    assert len(memory.take(100)) == 5000
     # A part keeps all of it.
     assert np.all(part == 2)
     del part
-    assert buffers.take(1000).ctypes.data == addresses[1]
+    assert memory.take(1000).ctypes.data == addresses[1]
