@@ -30,11 +30,7 @@ class EncodedImage(NamedTuple):
 
 
 class ImageReader:
-    """Reads images, and finds image and label in their records.
-
-    Attributes:
-        source: what is read of.
-    """
+    """Reads images, and finds image and label in their records."""
 
     def __init__(
         self, source: Source, num_classes: int, *, decodes_others: bool
@@ -47,7 +43,7 @@ class ImageReader:
             decodes_others: whether to decode what is neither JPEG nor raw image
                 to a raw image.
         """
-        self.source = source
+        self._source = source
         self._num_classes = num_classes
         self._decodes_others = decodes_others
 
@@ -58,9 +54,9 @@ class ImageReader:
             CorruptRecordError: it cannot be read, has an unknown label, or is
                 no image.
         """
-        data, label = self.source.read(index)
+        data, label = self._source.read(index)
         start, length = 0, len(data)
-        features = self.source.features
+        features = self._source.features
         if features is not None:
             place = examples.find(data, features)
             if place is None:
@@ -89,7 +85,7 @@ class ImageReader:
     def _parse(self, index: int, record: bytes) -> tuple[bytes, int]:
         """Image and label of a record in which `examples.find` finds none."""
         try:
-            encoded, label = parse_example(record, self.source.features)
+            encoded, label = parse_example(record, self._source.features)
         except tf_errors.ERRORS as error:
             raise self._unusable(index, error) from None
         return encoded.numpy(), int(label)
@@ -102,16 +98,16 @@ class ImageReader:
 
     def _unusable(self, index: int, error: Exception) -> CorruptRecordError:
         return CorruptRecordError(
-            f"{self.source.where(index)} cannot be used:"
+            f"{self._source.where(index)} cannot be used:"
             f" {tf_errors.reason(error)}."
         )
 
     def _check_label(self, index: int, label: int) -> None:
         if 0 <= label < self._num_classes:
             return
-        where, counted = self.source.where(index), ""
-        if self.source.features is not None:
-            offset = self.source.features.label_offset
+        where, counted = self._source.where(index), ""
+        if self._source.features is not None:
+            offset = self._source.features.label_offset
             label += offset
             counted = f" counted from --label_offset={offset}"
         raise CorruptRecordError(
