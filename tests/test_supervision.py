@@ -1,9 +1,12 @@
 """Who is blamed, and that ranks hear of it. Whole jobs: test_faults.py."""
 
 import contextlib
+import pathlib
 import queue
 import resource
 import socket
+import subprocess
+import sys
 import threading
 import time
 
@@ -323,3 +326,17 @@ def test_horovods_interface_is_listened_on():
     with addresses.listen({}) as listener:
         # What leads to this host from itself only comes last.
         assert addresses.offered(listener)[-1][0] == "127.0.0.1"
+
+
+def test_a_rank_that_is_told_to_end_says_first_who_was_lost():
+    """horovodrun sends SIGTERM to the others as soon as one rank is gone."""
+    program = pathlib.Path(__file__).parent / "programs"
+    ended = subprocess.run(
+        [sys.executable, program / "terminate_while_reporting.py"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert ended.returncode == 1
+    last = ended.stderr.splitlines()[-1]
+    assert last.startswith("error: rank 1 (host7, process 123) has ended")

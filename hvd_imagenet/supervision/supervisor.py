@@ -5,6 +5,7 @@ import faulthandler
 import math
 import os
 import secrets
+import signal
 import socket
 import sys
 import threading
@@ -219,6 +220,7 @@ def supervised(
         if world.size == 1:
             supervisor.close()
             raise
+        _ignore_termination()
         if supervisor.report(error, is_echo=is_exchange_failure(error)):
             sys.stderr.write(
                 f"{describe(error)}\nThis was rank {world.rank}"
@@ -226,6 +228,16 @@ def supervised(
             )
         exit_now()
     supervisor.close()
+
+
+def _ignore_termination() -> None:
+    """Lets this process end by itself, with what it has to say.
+
+    Where one rank is lost, horovodrun sends SIGTERM to the others, often while
+    they wait to hear which it was, and SIGKILL seconds later.
+    """
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def exit_now() -> None:
