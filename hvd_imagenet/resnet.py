@@ -43,8 +43,7 @@ def build_model(config: ModelConfig) -> keras.Model:
     )
     images = keras.Input([None, None, 3])
     x = layers.convolution(images, 64, 7, 2, "stem_conv")
-    x = layers.normalisation(x, "stem_bn")
-    x = layers.relu(x, "stem_relu")
+    x = layers.normalisation(x, "stem_bn", relu=True)
     x = keras.layers.ZeroPadding2D(1, dtype=layers.dtype, name="stem_pool_pad")(
         x
     )
@@ -128,17 +127,24 @@ class _Layers:
             name=name,
         )(x)
 
-    def normalisation(self, x, name: str, gamma: str = "ones"):
+    def normalisation(
+        self,
+        x,
+        name: str,
+        *,
+        gamma: str = "ones",
+        shortcut=None,
+        relu: bool = False,
+    ):
         return FusedBatchNormalization(
             momentum=self.config.batch_norm_momentum,
             epsilon=self.config.batch_norm_epsilon,
             gamma_initializer=gamma,
+            relu=relu,
+            kernel=self.config.batch_norm_kernel,
             dtype=self.dtype,
             name=name,
-        )(x)
-
-    def relu(self, x, name: str):
-        return keras.layers.ReLU(dtype=self.dtype, name=name)(x)
+        )(x, shortcut=shortcut)
 
     def residual_block(
         self, x, *, width: int, stride: int, is_bottleneck: bool, name: str
@@ -158,16 +164,15 @@ class _Layers:
             shortcut = self.normalisation(shortcut, f"{name}_shortcut_bn")
         last = len(plan)
         for number, (channels, size, conv_stride) in enumerate(plan, 1):
-            gamma = "ones"
-            if number == last and self.config.zero_gamma:
-                gamma = "zeros"
             x = self.convolution(
                 x, channels, size, conv_stride, f"{name}_conv{number}"
             )
-            x = self.normalisation(x, f"{name}_bn{number}", gamma)
-            if number < last:
-                x = self.relu(x, f"{name}_relu{number}")
-        x = keras.layers.Add(dtype=self.dtype, name=f"{name}_add")(
-            [x, shortcut]
-        )
-        return self.relu(x, f"{name}_relu{last}")
+            is_last = number == last
+            x = self.normalisation(
+                x,
+                f"{name}_bn{number}",
+                gamma="zeros" if is_last and self.config.zero_gamma else "ones",
+                shortcut=shortcut if is_last else None,
+                relu=True,
+            )
+        return x

@@ -80,7 +80,7 @@ def _block(
     stride: int,
     is_bottleneck: bool,
 ) -> Iterator[Layer]:
-    """A residual block: Keras has its shortcut beside its last convolution."""
+    """A residual block: Keras has its shortcut among its last two layers."""
     if is_bottleneck:
         filters = EXPANSION * width
         plan = ((width, 1, 1), (width, 3, stride), (filters, 1, 1))
@@ -92,14 +92,15 @@ def _block(
     end = _halved(side) if stride == 2 else side
     for number, (outside, size, conv_stride) in enumerate(plan, 1):
         side = _halved(side) if conv_stride == 2 else side
-        conv = f"{name}_conv{number}"
-        yield _convolution(conv, inside, outside, size, side)
-        if number == last and has_shortcut:
+        joins_shortcut = number == last and has_shortcut
+        if joins_shortcut:
             shortcut = f"{name}_shortcut_conv"
             yield _convolution(shortcut, channels, filters, 1, end)
-        yield _normalization(f"{name}_bn{number}", outside)
-        if number == last and has_shortcut:
+        conv = f"{name}_conv{number}"
+        yield _convolution(conv, inside, outside, size, side)
+        if joins_shortcut:
             yield _normalization(f"{name}_shortcut_bn", filters)
+        yield _normalization(f"{name}_bn{number}", outside)
         inside = outside
 
 

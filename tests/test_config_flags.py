@@ -350,6 +350,7 @@ _OTHER = {
     "blur_pool": True,
     "batch_norm_momentum": 1 / 3,
     "batch_norm_epsilon": 1.5e-07,
+    "batch_norm_kernel": "tensorflow",
     "bn_statistics": "rank0",
     "precision": "bfloat16",
     "data_dir": "/data/ImageNet 2012/#1=a",

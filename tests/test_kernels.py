@@ -12,7 +12,7 @@ from sklearn import datasets
 
 from hvd_imagenet import preprocessing, raw_images, tf_errors
 from hvd_imagenet.config import DataConfig
-from hvd_imagenet.kernels import build, random_crop
+from hvd_imagenet.kernels import build, loading, random_crop
 
 pytestmark = pytest.mark.core
 
@@ -286,17 +286,17 @@ def test_training_images_come_from_it():
 
 
 def test_without_it_there_are_tensorflows_own(monkeypatch, tmp_path):
-    monkeypatch.setattr(build, "library", lambda: tmp_path / "none.so")
+    monkeypatch.setattr(build, "library", lambda name: tmp_path / "none.so")
     random_crop._load.cache_clear()
     try:
-        with pytest.raises(random_crop.MissingKernelError, match="tools/setup"):
+        with pytest.raises(loading.MissingKernelError, match="tools/setup"):
             random_crop.load()
         assert random_crop.find(DataConfig()) is None
         broken = tmp_path / "broken.so"
         broken.write_bytes(b"no library")
-        monkeypatch.setattr(build, "library", lambda: broken)
+        monkeypatch.setattr(build, "library", lambda name: broken)
         random_crop._load.cache_clear()
-        with pytest.raises(random_crop.MissingKernelError, match=r"broken\.so"):
+        with pytest.raises(loading.MissingKernelError, match=r"broken\.so"):
             random_crop.load()
     finally:
         random_crop._load.cache_clear()
@@ -315,18 +315,22 @@ def test_a_libjpeg_that_does_not_fit_is_refused(monkeypatch):
     monkeypatch.setattr(random_crop, "_jpeg_library", lambda: "/nowhere.so")
     random_crop._load.cache_clear()
     try:
-        with pytest.raises(random_crop.MissingKernelError, match="nowhere"):
+        with pytest.raises(loading.MissingKernelError, match="nowhere"):
             random_crop.load()
     finally:
         random_crop._load.cache_clear()
 
 
-def test_what_the_compiler_says_is_told(monkeypatch, tmp_path):
+@pytest.mark.parametrize(
+    ("name", "source"),
+    [("random_crop", "random_crop.cc"), ("batch_norm", "batch_norm_blocks.cc")],
+)
+def test_what_the_compiler_says_is_told(monkeypatch, tmp_path, name, source):
     monkeypatch.setattr(build, "_FOLDER", tmp_path)
     monkeypatch.setenv("CXX", "false")
-    with pytest.raises(RuntimeError, match=r"random_crop\.cc"):
-        build.compile_library()
+    with pytest.raises(RuntimeError, match=source):
+        build.compile_library(name)
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(RuntimeError, match="no-such-compiler"):
-        build.compile_library()
+        build.compile_library(name)
     assert list(tmp_path.iterdir()) == []

@@ -69,6 +69,8 @@ _MODULES = {
     "decoding": (1.5, "tensorflow"),
     "kernels.__init__": (0, ""),
     "kernels.build": (0, "tensorflow"),
+    "kernels.loading": (0.5, "tensorflow"),
+    "kernels.batch_norm": (0.75, "tensorflow"),
     "kernels.random_crop": (1.75, "PIL tensorflow"),
     "randaugment": (1.5, "tensorflow"),
     "tf_errors": (1.5, "tensorflow"),

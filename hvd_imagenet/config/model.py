@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from hvd_imagenet.knobs import Checked, recipe
+from hvd_imagenet.knobs import Checked, recipe, site
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -54,6 +54,15 @@ class ModelConfig(Checked):
         "Added to the variance in batch normalization.",
         minimum=1e-8,
         maximum=0.1,
+    )
+    batch_norm_kernel: str = site(
+        "auto",
+        "What batch normalization is trained by on CPUs, with the rectifier and"
+        " the sum after it. auto: the operation that tools/setup has compiled,"
+        " where it is there, for float32 and bfloat16; tensorflow: TensorFlow's"
+        " own operations, with the same results but for rounding and in more"
+        " time.",
+        choices=("auto", "tensorflow"),
     )
     bn_statistics: str = recipe(
         "average",

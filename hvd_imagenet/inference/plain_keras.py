@@ -1,5 +1,7 @@
 """A trained network as a Keras model that needs nothing but Keras."""
 
+import functools
+
 import keras
 import numpy as np
 
@@ -13,7 +15,8 @@ def plain_model(model: keras.Model, *, flip: bool) -> keras.Model:
     """From pixels to probabilities, by layers of `keras.layers` alone.
 
     Layers of this package are replaced by those that do the same in inference,
-    and have the same names and weights.
+    and have the same names and weights. A sum or rectifier that is part of one
+    becomes a layer of its own, NAME_add and NAME_relu.
 
     Args:
         model: from normalised images to logits.
@@ -24,7 +27,11 @@ def plain_model(model: keras.Model, *, flip: bool) -> keras.Model:
         float32 probabilities. The network itself is its layer of the network's
         name, which ends with the layer "logits".
     """
-    network = keras.models.clone_model(model, clone_function=_plain)
+    network = keras.models.clone_model(
+        model,
+        clone_function=_plain,
+        call_function=functools.partial(_call_plain, model),
+    )
     for layer in model.layers:
         weights = layer.get_weights()
         if isinstance(layer, Blur):
@@ -65,3 +72,21 @@ def _plain(layer: keras.layers.Layer) -> keras.layers.Layer:
             3, padding="same", use_bias=False, trainable=False, **common
         )
     return type(layer).from_config(layer.get_config())
+
+
+def _call_plain(model: keras.Model, layer: keras.layers.Layer, *args, **kwargs):
+    """Calls a layer that stands for that of its name in `model`."""
+    original = next((o for o in model.layers if o.name == layer.name), None)
+    if not isinstance(original, FusedBatchNormalization):
+        return layer(*args, **kwargs)
+    shortcut = kwargs.pop("shortcut", None)
+    outputs = layer(*args, **kwargs)
+    if shortcut is not None:
+        outputs = keras.layers.Add(
+            dtype=layer.dtype_policy, name=f"{layer.name}_add"
+        )([outputs, shortcut])
+    if original.relu:
+        outputs = keras.layers.ReLU(
+            dtype=layer.dtype_policy, name=f"{layer.name}_relu"
+        )(outputs)
+    return outputs

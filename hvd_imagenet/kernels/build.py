@@ -1,13 +1,14 @@
-"""Compiles the operation of random_crop.cc for the TensorFlow of this Python.
+"""Compiles the operations of this folder for the TensorFlow of this Python.
 
     python -m hvd_imagenet.kernels.build
 
-tools/setup does it. The library comes beside the packages of this Python, under
-a name that follows from its source and from TensorFlow's version: one that
-belongs to others is never loaded. Done in a moment where it is there already.
-CXX names another compiler than g++.
+tools/setup does it. Every library comes beside the packages of this Python,
+under a name that follows from its sources and from TensorFlow's version: one
+that belongs to others is never loaded. Done in a moment where they are there
+already. CXX names another compiler than g++.
 """
 
+import dataclasses
 import hashlib
 import importlib.metadata
 import os
@@ -18,23 +19,85 @@ import sys
 import sysconfig
 import tempfile
 
-_SOURCE = pathlib.Path(__file__).parent / "random_crop.cc"
+_HERE = pathlib.Path(__file__).parent
 _FOLDER = pathlib.Path(sysconfig.get_path("platlib"), "hvd_imagenet_kernels")
 # Of the packages that are TensorFlow.
 _DISTRIBUTIONS = ("tensorflow", "tensorflow-cpu")
 _SECONDS = 600
 
-
-def library() -> pathlib.Path:
-    """Where the compiled operation is, or has to be."""
-    key = hashlib.sha256(
-        _SOURCE.read_bytes() + " ".join(_options()).encode()
-    ).hexdigest()
-    return _FOLDER / f"random_crop-tf{_tensorflow()}-{key[:12]}.so"
+_OPTIMIZED = ("-O3", "-fPIC")
+_IS_X86 = platform.machine() == "x86_64"
 
 
-def compile_library() -> None:
-    """Makes `library()`.
+@dataclasses.dataclass(frozen=True)
+class _Part:
+    """A source that is compiled by itself, without TensorFlow's headers."""
+
+    source: str
+    name: str
+    options: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Library:
+    """How a library comes about: of NAME.cc, and of parts."""
+
+    options: tuple[str, ...]
+    headers: tuple[str, ...] = ()
+    parts: tuple[_Part, ...] = ()
+
+
+# What the blocks of batch normalization are compiled for, by the names that
+# batch_norm.cc knows.
+_PROCESSORS = {"kGeneric": ()}
+if _IS_X86:
+    _PROCESSORS["kAvx2"] = ("-march=haswell",)
+    _PROCESSORS["kAvx512"] = (
+        "-march=skylake-avx512",
+        "-mprefer-vector-width=512",
+    )
+
+_LIBRARIES = {
+    "random_crop": _Library(
+        # Rounded after every operation, as TensorFlow does it; and what
+        # TensorFlow's wheels ask for as well.
+        options=("-ffp-contract=off", *(["-mavx"] if _IS_X86 else [])),
+    ),
+    "batch_norm": _Library(
+        options=(),
+        headers=("batch_norm_blocks.h",),
+        parts=tuple(
+            _Part(
+                "batch_norm_blocks.cc",
+                name,
+                # Comparisons raise no signals, which lets vectors be compared.
+                (
+                    f"-DPROCESSOR={name}",
+                    "-std=c++17",
+                    "-fno-trapping-math",
+                    *options,
+                ),
+            )
+            for name, options in _PROCESSORS.items()
+        ),
+    ),
+}
+
+
+def library(name: str) -> pathlib.Path:
+    """Where the compiled library of `name`.cc is, or has to be."""
+    plan = _LIBRARIES[name]
+    sources = dict.fromkeys(
+        [f"{name}.cc", *plan.headers, *(part.source for part in plan.parts)]
+    )
+    key = hashlib.sha256(repr(plan).encode())
+    for source in sources:
+        key.update((_HERE / source).read_bytes())
+    return _FOLDER / f"{name}-tf{_tensorflow()}-{key.hexdigest()[:12]}.so"
+
+
+def compile_library(name: str) -> None:
+    """Makes `library(name)`.
 
     Raises:
         RuntimeError: what the compiler said.
@@ -42,38 +105,41 @@ def compile_library() -> None:
     # Takes seconds, and is not needed where there is nothing to do.
     import tensorflow as tf
 
-    path = library()
+    plan = _LIBRARIES[name]
+    path = library(name)
     path.parent.mkdir(exist_ok=True)
     # Whole or not at all, whoever else compiles.
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        objects = []
+        for part in plan.parts:
+            objects.append(str(pathlib.Path(folder, f"{part.name}.o")))
+            source = str(_HERE / part.source)
+            _compile(*part.options, "-c", source, "-o", objects[-1])
         made = pathlib.Path(folder, path.name)
-        command = [
-            os.environ.get("CXX", "g++"),
-            *_options(),
+        _compile(
+            *plan.options,
+            "-shared",
             *tf.sysconfig.get_compile_flags(),
             # Its headers are full of warnings.
             *("-isystem", tf.sysconfig.get_include()),
-            str(_SOURCE),
+            *(str(_HERE / f"{name}.cc"), *objects),
             *("-o", str(made)),
             *tf.sysconfig.get_link_flags(),
             "-ldl",
-        ]
-        try:
-            finished = subprocess.run(
-                command, capture_output=True, text=True, timeout=_SECONDS
-            )
-        except (OSError, subprocess.TimeoutExpired) as error:
-            raise RuntimeError(f"{error}") from None
-        if finished.returncode:
-            raise RuntimeError(f"{' '.join(command)}\n{finished.stderr}")
+        )
         made.replace(path)
 
 
-def _options() -> list[str]:
-    # Rounded after every operation, as TensorFlow does it.
-    options = ["-O3", "-ffp-contract=off", "-fPIC", "-shared"]
-    # Which TensorFlow's wheels ask for as well.
-    return [*options, "-mavx"] if platform.machine() == "x86_64" else options
+def _compile(*arguments: str) -> None:
+    command = [os.environ.get("CXX", "g++"), *_OPTIMIZED, *arguments]
+    try:
+        finished = subprocess.run(
+            command, capture_output=True, text=True, timeout=_SECONDS
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise RuntimeError(f"{error}") from None
+    if finished.returncode:
+        raise RuntimeError(f"{' '.join(command)}\n{finished.stderr}")
 
 
 def _tensorflow() -> str:
@@ -91,10 +157,11 @@ def main() -> None:
     # TensorFlow's greeting.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     try:
-        if not library().exists():
-            compile_library()
+        for name in _LIBRARIES:
+            if not library(name).exists():
+                compile_library(name)
     except RuntimeError as error:
-        sys.exit(f"the input kernel cannot be compiled: {error}")
+        sys.exit(f"our operations cannot be compiled: {error}")
 
 
 if __name__ == "__main__":

@@ -9,15 +9,12 @@ import tensorflow as tf
 
 from hvd_imagenet.config import DataConfig
 from hvd_imagenet.decoding import pixels_unless_jpeg
-from hvd_imagenet.kernels import build
+from hvd_imagenet.kernels import loading
+from hvd_imagenet.kernels.loading import MissingKernelError
 
 _MAPS = pathlib.Path("/proc/self/maps")
 # Any JPEG shows whether a libjpeg has the layout that the operation expects.
 _PROBE_SIZE = 8
-
-
-class MissingKernelError(ValueError):
-    """One sentence on why there is no operation."""
 
 
 class EncodedImages(NamedTuple):
@@ -165,20 +162,8 @@ def _load() -> Kernel | MissingKernelError:
 
 
 def _load_eagerly() -> Kernel:
-    try:
-        path = build.library()
-    except RuntimeError as error:
-        raise MissingKernelError(f"{error}") from None
-    if not path.exists():
-        raise MissingKernelError(
-            "it is not compiled for this TensorFlow; tools/setup does that, or"
-            " python -m hvd_imagenet.kernels.build"
-        )
+    operation = loading.operations("random_crop").hvd_imagenet_random_crop
     jpeg_library = _jpeg_library()
-    try:
-        operation = tf.load_op_library(str(path)).hvd_imagenet_random_crop
-    except (tf.errors.NotFoundError, OSError) as error:
-        raise MissingKernelError(f"{path} cannot be loaded: {error}") from None
     kernel = Kernel(operation, jpeg_library)
     _try(kernel)
     return kernel

@@ -1,0 +1,117 @@
+"""The compiled batch normalization for training, where there is one."""
+
+import functools
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+
+from hvd_imagenet.kernels import loading
+from hvd_imagenet.kernels.loading import MissingKernelError
+
+_NAME = "HvdImagenetBatchNorm"
+_DTYPES = (tf.float32, tf.bfloat16)
+
+
+class Normalized(NamedTuple):
+    """What comes of a batch.
+
+    Attributes:
+        outputs: [batch, ..., channels], of the dtype of the images.
+        mean: [channels] float32, of the batch.
+        variance: [channels] float32, of the batch, unbiased.
+    """
+
+    outputs: tf.Tensor
+    mean: tf.Tensor
+    variance: tf.Tensor
+
+
+def normalize(
+    images: tf.Tensor,
+    gamma: tf.Tensor,
+    beta: tf.Tensor,
+    *,
+    epsilon: float,
+    shortcut: tf.Tensor | None = None,
+    relu: bool = False,
+) -> Normalized:
+    """Normalises by the statistics of the batch, adds, and rectifies.
+
+    Ioffe and Szegedy 2015 (arXiv 1502.03167), algorithm 1. What is between the
+    three is in 32 bits. Differentiable once, but not by mean and variance.
+
+    Args:
+        images: [batch, ..., channels], float32 or bfloat16.
+        gamma: [channels] float32.
+        beta: [channels] float32.
+        epsilon: added to the variance.
+        shortcut: added before the rectifier; shape and dtype of the images.
+        relu: whether to rectify.
+
+    Raises:
+        MissingKernelError: see `load`.
+    """
+    made = load().hvd_imagenet_batch_norm(
+        images=images,
+        gamma=gamma,
+        beta=beta,
+        shortcut=[] if shortcut is None else [shortcut],
+        relu=relu,
+        epsilon=epsilon,
+    )
+    return Normalized(made.outputs, made.mean, made.variance)
+
+
+def works_for(images: tf.Tensor) -> bool:
+    """Whether the operation is there, and is one for these images.
+
+    It is for CPUs; GPUs have cuDNN's.
+    """
+    if images.dtype not in _DTYPES or tf.config.get_visible_devices("GPU"):
+        return False
+    try:
+        load()
+    except MissingKernelError:
+        return False
+    return True
+
+
+def load() -> Any:
+    """Loads the operations.
+
+    Raises:
+        MissingKernelError: they are not compiled, or cannot be loaded.
+    """
+    found = _load()
+    if isinstance(found, MissingKernelError):
+        raise found
+    return found
+
+
+@functools.cache
+def _load() -> Any:
+    try:
+        return loading.operations("batch_norm")
+    except MissingKernelError as error:
+        return error
+
+
+@tf.RegisterGradient(_NAME)
+def _gradients(operation: tf.Operation, upstream: tf.Tensor, *_: tf.Tensor):
+    images, gamma, beta, *shortcut = operation.inputs
+    outputs, mean, _, inverse = operation.outputs
+    relu = operation.get_attr("relu")
+    # With a shortcut the images alone do not tell what was rectified.
+    kept = [outputs] if relu and shortcut else []
+    made = load().hvd_imagenet_batch_norm_grad(
+        upstream=upstream,
+        images=images,
+        gamma=gamma,
+        beta=beta,
+        mean=mean,
+        inverse=inverse,
+        outputs=kept,
+        relu=relu,
+    )
+    by_shortcut = made.by_shortcut if kept else [upstream for _ in shortcut]
+    return [made.by_images, made.by_gamma, made.by_beta, *by_shortcut]

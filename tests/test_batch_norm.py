@@ -1,0 +1,263 @@
+"""The compiled batch normalization against float64 and TensorFlow's own."""
+
+import itertools
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from hvd_imagenet.kernels import batch_norm, build, loading
+from hvd_imagenet.normalization import FusedBatchNormalization
+
+pytestmark = pytest.mark.core
+
+_EPSILON = 1e-3
+_KINDS = list(itertools.product([False, True], [False, True]))
+
+
+def _inputs(shape, dtype="float32", seed=0, offset=2.0):
+    """Images, gamma, beta, shortcut, upstream; gammas of both signs."""
+    generator = np.random.default_rng(seed)
+    channels = shape[-1]
+
+    def draw(shape, mean, deviation):
+        return tf.constant(generator.normal(mean, deviation, shape), tf.float32)
+
+    images = tf.cast(draw(shape, offset, 3.0), dtype)
+    gamma, beta = draw([channels], 0.5, 1.0), draw([channels], 0.0, 1.0)
+    shortcut = tf.cast(draw(shape, 0.0, 1.0), dtype)
+    upstream = tf.cast(draw(shape, 0.1, 1.0), dtype)
+    return images, gamma, beta, shortcut, upstream
+
+
+def _by_operation(inputs, has_shortcut, relu):
+    """Outputs, mean, variance, and gradients by all inputs."""
+    images, gamma, beta, shortcut, upstream = inputs
+    sources = [images, gamma, beta, *([shortcut] if has_shortcut else [])]
+    with tf.GradientTape() as tape:
+        tape.watch(sources)
+        made = batch_norm.normalize(
+            images,
+            gamma,
+            beta,
+            epsilon=_EPSILON,
+            shortcut=shortcut if has_shortcut else None,
+            relu=relu,
+        )
+    return [*made, *tape.gradient(made.outputs, sources, upstream)]
+
+
+def _by_formula(inputs, has_shortcut, relu):
+    """The same in float64, without any operation of batch normalization."""
+    images, gamma, beta, shortcut, upstream = (
+        tf.cast(each, tf.float64) for each in inputs
+    )
+    sources = [images, gamma, beta, *([shortcut] if has_shortcut else [])]
+    with tf.GradientTape() as tape:
+        tape.watch(sources)
+        axes = list(range(images.shape.rank - 1))
+        mean, variance = tf.nn.moments(images, axes)
+        outputs = (images - mean) / tf.sqrt(variance + _EPSILON) * gamma + beta
+        if has_shortcut:
+            outputs += shortcut
+        if relu:
+            outputs = tf.nn.relu(outputs)
+    count = np.prod(images.shape[:-1])
+    unbiased = variance * count / max(count - 1, 1)
+    gradients = tape.gradient(outputs, sources, upstream)
+    return [outputs, mean, unbiased, *gradients]
+
+
+def _assert_close(found, expected, tolerance):
+    for mine, exact in zip(found, expected, strict=True):
+        exact = exact.numpy()
+        scale = np.abs(exact).max() + 1e-30
+        np.testing.assert_allclose(
+            tf.cast(mine, tf.float64) / scale, exact / scale, atol=tolerance
+        )
+
+
+@pytest.mark.parametrize(("has_shortcut", "relu"), _KINDS)
+@pytest.mark.parametrize(
+    "shape",
+    [
+        (3, 2),  # Fewer rows than are summed at once, and fewer channels
+        (1, 1, 1, 5),  # than a vector has.
+        (3, 5, 7, 33),
+        (5, 64, 64, 64),  # Several blocks, the last one not full.
+        (4, 7, 7, 2048),
+        (2, 3, 40_000),  # A row is more than a block.
+    ],
+)
+def test_float32_equals_the_formula(shape, has_shortcut, relu):
+    inputs = _inputs(shape)
+    found = _by_operation(inputs, has_shortcut, relu)
+    expected = _by_formula(inputs, has_shortcut, relu)
+    _assert_close(found, expected, 1e-5)
+
+
+@pytest.mark.parametrize(("has_shortcut", "relu"), _KINDS)
+def test_bfloat16_is_rounded_once(has_shortcut, relu):
+    inputs = _inputs((8, 14, 14, 48), "bfloat16")
+    found = _by_operation(inputs, has_shortcut, relu)
+    expected = _by_formula(inputs, has_shortcut, relu)
+    assert [each.dtype for each in found] == [
+        *(tf.bfloat16, tf.float32, tf.float32),
+        *(tf.bfloat16, tf.float32, tf.float32),
+        *([tf.bfloat16] if has_shortcut else []),
+    ]
+    # Statistics and parameters' gradients are not rounded to it at all.
+    for number in (1, 2, 4, 5):
+        _assert_close([found[number]], [expected[number]], 1e-5)
+    exact = tf.cast(expected[0], tf.float32)
+    outputs = tf.cast(exact, tf.bfloat16)
+    # But where float32 and float64 round to different neighbours.
+    assert np.mean(outputs != found[0]) < 1e-3
+    _assert_close([found[3]], [expected[3]], 2**-8)
+    if has_shortcut:
+        gradient = tf.cast(expected[6], tf.bfloat16)
+        assert np.mean(gradient != found[6]) < 1e-3
+
+
+def test_a_large_mean_leaves_the_variance():
+    """The mean of the squares less that of the mean would be 0.5 apart."""
+    inputs = _inputs((16, 32, 32, 8), offset=3000.0)
+    found = _by_operation(inputs, False, False)
+    expected = _by_formula(inputs, False, False)
+    np.testing.assert_allclose(found[1], expected[1], rtol=1e-6)
+    np.testing.assert_allclose(found[2], expected[2], rtol=1e-4)
+
+
+def test_rounding_to_bfloat16_is_tensorflows():
+    """Ties to even, what overflows, what is no number."""
+    values = np.array(
+        [
+            *(1.0, -1.0, 1.00390625, 1.01171875, -1.00390625, 3.4e38),
+            *(1e-37, 65504.0, np.inf, -np.inf, np.nan),
+        ],
+        np.float32,
+    )
+    # Of one image each channel is its mean: what comes out is beta.
+    images = tf.zeros([1, 1, 1, len(values)], tf.bfloat16)
+    made = batch_norm.normalize(
+        images, tf.ones([len(values)]), tf.constant(values), epsilon=1.0
+    )
+    expected = tf.cast(values, tf.bfloat16)
+    np.testing.assert_array_equal(
+        tf.cast(made.outputs, tf.float32).numpy().ravel(),
+        tf.cast(expected, tf.float32).numpy(),
+    )
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_what_is_no_number_is_not_rectified_away(dtype):
+    images, gamma, beta, shortcut, _ = _inputs((2, 4, 4, 20), dtype)
+    images = tf.tensor_scatter_nd_update(
+        images, [[0, 1, 2, 3]], tf.constant([np.nan], dtype)
+    )
+    for added in (None, shortcut):
+        made = batch_norm.normalize(
+            images, gamma, beta, epsilon=1e-3, shortcut=added, relu=True
+        )
+        bad = np.isnan(tf.cast(made.outputs, tf.float32).numpy())
+        assert bad[..., 3].all()
+        assert not np.delete(bad, 3, axis=-1).any()
+
+
+_THREADS = """
+import sys
+import numpy as np
+import tensorflow as tf
+from hvd_imagenet.kernels import batch_norm
+
+tf.config.threading.set_intra_op_parallelism_threads(int(sys.argv[1]))
+images = tf.random.stateless_normal([9, 50, 50, 64], [1, 2])
+gamma, beta = tf.range(64.0), tf.ones([64])
+with tf.GradientTape() as tape:
+    tape.watch([images, gamma, beta])
+    made = batch_norm.normalize(
+        images, gamma, beta, epsilon=1e-5, shortcut=images[::-1], relu=True
+    )
+    loss = tf.reduce_sum(made.outputs * made.outputs)
+numbers = [*made, *tape.gradient(loss, [images, gamma, beta])]
+np.savez(sys.argv[2], *[n.numpy() for n in numbers[1:3] + numbers[4:]])
+"""
+
+
+def test_the_numbers_are_the_same_from_any_number_of_threads(tmp_path):
+    found = []
+    for threads in (1, 3):
+        path = tmp_path / f"{threads}.npz"
+        subprocess.run(
+            [sys.executable, "-c", _THREADS, str(threads), str(path)],
+            check=True,
+            timeout=120,
+        )
+        found.append(np.load(path))
+    for name in found[0].files:
+        np.testing.assert_array_equal(found[0][name], found[1][name])
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"images": tf.zeros([3])}, "images must be"),
+        ({"gamma": tf.zeros([4])}, r"gamma must be \[3\], not \[4\]"),
+        ({"beta": tf.zeros([1, 3])}, r"beta must be \[3\]"),
+        ({"shortcut": tf.zeros([2, 2])}, r"shortcut must be \[2,3\]"),
+    ],
+)
+def test_shapes_that_do_not_fit_are_refused(changes, words):
+    inputs = {
+        "images": tf.zeros([2, 3]),
+        "gamma": tf.ones([3]),
+        "beta": tf.zeros([3]),
+        **changes,
+    }
+    with pytest.raises(tf.errors.InvalidArgumentError, match=words):
+        batch_norm.normalize(**inputs, epsilon=1e-3)
+
+
+def _kinds(layer, images):
+    @tf.function
+    def step(images):
+        return layer(images, training=True)
+
+    graph = step.get_concrete_function(images).graph
+    return {op.type for op in graph.get_operations()}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_layers_are_trained_by_it(dtype):
+    images = tf.zeros([2, 3, 4, 5], dtype)
+    policy = "float32" if dtype == "float32" else "mixed_bfloat16"
+    kinds = _kinds(FusedBatchNormalization(relu=True, dtype=policy), images)
+    assert "HvdImagenetBatchNorm" in kinds
+    assert not kinds & {"FusedBatchNormV3", "Relu"}
+    by_tensorflow = FusedBatchNormalization(
+        relu=True, kernel="tensorflow", dtype=policy
+    )
+    kinds = _kinds(by_tensorflow, images)
+    assert "HvdImagenetBatchNorm" not in kinds
+    assert kinds >= {"FusedBatchNormV3", "Relu"}
+
+
+def test_what_it_is_not_for_goes_to_tensorflow(monkeypatch):
+    assert not batch_norm.works_for(tf.zeros([2, 3], tf.float16))
+    assert batch_norm.works_for(tf.zeros([2, 3]))
+    monkeypatch.setattr(tf.config, "get_visible_devices", lambda kind: ["GPU"])
+    assert not batch_norm.works_for(tf.zeros([2, 3]))
+
+
+def test_without_it_there_is_tensorflows_own(monkeypatch, tmp_path):
+    monkeypatch.setattr(build, "library", lambda name: tmp_path / "none.so")
+    batch_norm._load.cache_clear()
+    try:
+        with pytest.raises(loading.MissingKernelError, match="tools/setup"):
+            batch_norm.load()
+        images = tf.zeros([2, 3, 4, 5])
+        assert "FusedBatchNormV3" in _kinds(FusedBatchNormalization(), images)
+    finally:
+        batch_norm._load.cache_clear()
