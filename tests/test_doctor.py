@@ -36,6 +36,9 @@ _REPOSITORY = pathlib.Path(__file__).parent.parent
 _GIB = 2**30
 
 
+_NO_KERNEL_MISSES = {"input kernel": None, "batch normalization": None}
+
+
 def _host(**changes):
     """Facts of a host with two free GPUs on which all is well."""
     return {
@@ -53,7 +56,7 @@ def _host(**changes):
         "untried": [],
         "build": {"gloo": True, "mpi": False, "nccl": 22105},
         "tensorflow_gpus": 2,
-        "input_kernel": None,
+        "missing_kernels": _NO_KERNEL_MISSES,
         "recipe": "87654321",
         "open_files": (65_536, 1_048_576),
         "shared_memory": _GIB,
@@ -76,7 +79,7 @@ def _judge(facts, backend="gloo", is_launched=True, slots=None):
         *installation.horovod(facts, backend, is_launched),
         *installation.support(facts, wants_xla=False),
         *installation.gpus(facts, slots),
-        *installation.input_kernel(facts),
+        *installation.kernels(facts),
         *installation.recipe(facts, []),
         *limits.shared_memory(facts, slots, backend),
         *limits.open_files(facts, 16),
@@ -89,7 +92,7 @@ def test_hosts_on_which_all_is_well_have_one_ok_per_check():
     findings = _judge(_hosts())
     assert finding.worst(findings) is Level.OK
     checks = [found.check for found in findings]
-    assert len(set(checks)) == len(checks) == 10
+    assert len(set(checks)) == len(checks) == 11
 
 
 _CPU = {"tensorflow_gpus": 0, "gpus_free": []}
@@ -101,8 +104,13 @@ _CPU = {"tensorflow_gpus": 0, "gpus_free": []}
         ({"untried": ["keras 2.0"]}, "software", "WARNING", "host2: keras 2.0"),
         ({"code": "0"}, "software", "FAILURE", "is 12345678 on host1 and 0 on"),
         (
-            {"input_kernel": "no file"},
-            "input kernel",
+            {
+                "missing_kernels": {
+                    **_NO_KERNEL_MISSES,
+                    "batch normalization": "no file",
+                }
+            },
+            "batch normalization",
             "WARNING",
             "is not used on host2: no file",
         ),
@@ -472,7 +480,7 @@ def test_one_process_examines_its_host(digits, tmp_path):
     assert finished.returncode == 0, finished.stdout + finished.stderr
     header, *rows = finished.stdout.splitlines()
     assert header.split() == ["check", "result", "found"]
-    assert len(rows) == 15
+    assert len(rows) == 16
     said = json.loads((tmp_path / "found.json").read_text())
     assert said["worst"] == "ok"
     assert len(said["findings"]) == 15

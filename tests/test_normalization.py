@@ -82,6 +82,27 @@ def test_outputs_and_gradients_equal_those_of_keras(training):
         np.testing.assert_allclose(mine, keras_own, rtol=1e-3, atol=2e-4)
 
 
+@pytest.mark.parametrize("kernel", ["auto", "tensorflow"])
+@pytest.mark.parametrize("training", [False, True])
+def test_shortcut_and_rectifier_come_after_it(training, kernel):
+    plain = FusedBatchNormalization()
+    whole = FusedBatchNormalization(relu=True, kernel=kernel)
+    images, shortcut = map(tf.constant, (_images(4), _images(5)))
+    with tf.GradientTape(persistent=True) as tape:
+        tape.watch([images, shortcut])
+        expected = tf.nn.relu(plain(images, training=training) + shortcut)
+        found = whole(images, shortcut=shortcut, training=training)
+        losses = [tf.reduce_sum(tf.sin(each)) for each in (expected, found)]
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+    by_plain, by_whole = (
+        tape.gradient(loss, [images, shortcut]) for loss in losses
+    )
+    for mine, exact in zip(by_whole, by_plain, strict=True):
+        np.testing.assert_allclose(mine, exact, rtol=1e-3, atol=1e-5)
+    for mine, exact in zip(whole.variables, plain.variables, strict=True):
+        np.testing.assert_allclose(mine.numpy(), exact.numpy(), rtol=1e-5)
+
+
 @pytest.mark.parametrize("ranks", [1, 2, 4])
 def test_micro_batches_give_one_update_whatever_the_rank(ranks):
     """The mean over ranks is the update from all micro-batches at once."""
@@ -120,9 +141,9 @@ def test_sixteen_bit_activations_keep_float32_statistics():
 def test_a_model_with_it_survives_saving(tmp_path):
     inputs = keras.Input(_SHAPE[1:])
     layer = FusedBatchNormalization(
-        momentum=0.7, epsilon=1e-2, gamma_initializer="zeros"
+        momentum=0.7, epsilon=1e-2, gamma_initializer="zeros", relu=True
     )
-    model = keras.Model(inputs, layer(inputs))
+    model = keras.Model(inputs, layer(inputs, shortcut=inputs))
     model(_images(0), training=True)
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")

@@ -105,7 +105,7 @@ def _examine_together(
 ) -> Report:
     watch.begin("exchanging facts")
     world = processes.world
-    own = {**own, "input_kernel": facts.missing_kernel()}
+    own = {**own, "missing_kernels": facts.missing_kernels()}
     everyone = processes.gather_object((own, world.local_rank))
     by_host, numbers = number_hosts(everyone)
     number = numbers[world.rank]
@@ -142,7 +142,7 @@ def _examine_together(
             *installation.horovod(by_host, backend, is_launched),
             *installation.support(by_host, own["wants_xla"]),
             *installation.gpus(by_host, slots),
-            *installation.input_kernel(by_host),
+            *installation.kernels(by_host),
             *installation.recipe(by_host, list(flagfiles)),
             *limits.shared_memory(by_host, slots, backend),
             *limits.open_files(by_host, world.size),

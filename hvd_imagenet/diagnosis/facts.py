@@ -5,7 +5,7 @@ import json
 import os
 import resource
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -14,7 +14,8 @@ from hvd_imagenet import distributed
 from hvd_imagenet.cluster import host_facts
 from hvd_imagenet.config import Config
 from hvd_imagenet.diagnosis import versions
-from hvd_imagenet.kernels import random_crop
+from hvd_imagenet.kernels import batch_norm, random_crop
+from hvd_imagenet.kernels.loading import MissingKernelError
 
 _SHARED_MEMORY = "/dev/shm"
 
@@ -60,16 +61,23 @@ def gather(
     }
 
 
-def missing_kernel() -> str | None:
-    """Why training images are not made by the compiled operation, if so.
+def missing_kernels() -> dict[str, str | None]:
+    """Why compiled operations are not used, by name; None for those that are.
 
-    TensorFlow runs it, so the devices have to be chosen before.
+    TensorFlow runs them, so the devices have to be chosen before.
     """
-    try:
-        random_crop.load()
-    except random_crop.MissingKernelError as error:
-        return str(error)
-    return None
+
+    def missing(load: Callable[[], Any]) -> str | None:
+        try:
+            load()
+        except MissingKernelError as error:
+            return str(error)
+        return None
+
+    return {
+        "input kernel": missing(random_crop.load),
+        "batch normalization": missing(batch_norm.load),
+    }
 
 
 def host_name(environ: Mapping[str, str]) -> str:

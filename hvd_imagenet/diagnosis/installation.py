@@ -165,22 +165,26 @@ def gpus(facts: Facts, slots: Mapping[str, int]) -> list[Finding]:
     return found or [ok("GPUs", text)]
 
 
-def input_kernel(facts: Facts) -> list[Finding]:
-    """Whether training images are made by the compiled operation."""
-    check = "input kernel"
-    found = [
-        warning(
-            check,
-            f"is not used on {names(hosts)}: {reason}",
-            "run tools/setup there; TensorFlow's own operations make the same"
-            " images in more time",
-        )
-        for reason, hosts in grouped(
-            each(facts, lambda f: f["input_kernel"])
-        ).items()
-        if reason is not None
-    ]
-    return found or [ok(check, f"works on {_hosts(len(facts))}")]
+def kernels(facts: Facts) -> list[Finding]:
+    """Whether the compiled operations are used."""
+    findings = []
+    for check in next(iter(facts.values()))["missing_kernels"]:
+        reasons = each(facts, lambda f, name=check: f["missing_kernels"][name])
+        found = [
+            warning(
+                check,
+                f"the compiled operation is not used on {names(hosts)}:"
+                f" {reason}",
+                "run tools/setup there; TensorFlow's own operations do the same"
+                " in more time",
+            )
+            for reason, hosts in grouped(reasons).items()
+            if reason is not None
+        ]
+        findings += found or [
+            ok(check, f"its compiled operation works on {_hosts(len(facts))}")
+        ]
+    return findings
 
 
 def recipe(facts: Facts, flagfiles: list[str]) -> list[Finding]:
