@@ -63,6 +63,9 @@ class FusedBatchNormalization(keras.layers.Layer):
         shortcut: added to what is normalised, of the same shape and dtype.
             Default: nothing.
         training: whether to normalise by the batch and update.
+
+    Returns:
+        As `inputs`; a list of the same, several times, if `copies` says so.
     """
 
     def __init__(
@@ -71,6 +74,7 @@ class FusedBatchNormalization(keras.layers.Layer):
         epsilon: float = 1e-5,
         gamma_initializer: Any = "ones",
         relu: bool = False,
+        copies: int = 1,
         kernel: str = "auto",
         **kwargs,
     ):
@@ -82,6 +86,8 @@ class FusedBatchNormalization(keras.layers.Layer):
             epsilon: added to the variance.
             gamma_initializer: Keras initializer of gamma.
             relu: whether to rectify.
+            copies: how often to give the outputs: one for each layer that takes
+                them saves the sum of the gradients (see `batch_norm`).
             kernel: "auto", or "tensorflow" to train by TensorFlow's own in any
                 case.
             **kwargs: what else keras.layers.Layer takes.
@@ -91,6 +97,7 @@ class FusedBatchNormalization(keras.layers.Layer):
         self.epsilon = epsilon
         self.gamma_initializer = keras.initializers.get(gamma_initializer)
         self.relu = relu
+        self.copies = copies
         self.kernel = kernel
 
     def build(self, inputs_shape, shortcut_shape=None):
@@ -114,13 +121,14 @@ class FusedBatchNormalization(keras.layers.Layer):
 
     def call(self, inputs, shortcut=None, training=False):
         if not training:
-            return self._by_tensorflow(
+            made = self._by_tensorflow(
                 inputs,
                 shortcut,
                 is_training=False,
                 mean=self.moving_mean.value,
                 variance=self.moving_variance.value,
-            ).outputs
+            )
+            return self._single(made.outputs)
         if self.kernel == "auto" and batch_norm.works_for(inputs):
             made = batch_norm.normalize(
                 inputs,
@@ -129,6 +137,7 @@ class FusedBatchNormalization(keras.layers.Layer):
                 epsilon=self.epsilon,
                 shortcut=shortcut,
                 relu=self.relu,
+                copies=self.copies,
             )
         else:
             made = self._by_tensorflow(inputs, shortcut, is_training=True)
@@ -140,7 +149,10 @@ class FusedBatchNormalization(keras.layers.Layer):
             (self.moving_variance, made.variance),
         ):
             moving.assign(keep * moving.value + share * tf.stop_gradient(batch))
-        return made.outputs
+        return self._single(made.outputs)
+
+    def _single(self, outputs):
+        return outputs if self.copies > 1 else outputs[0]
 
     def _by_tensorflow(self, inputs, shortcut, **statistics) -> Normalized:
         outputs, mean, variance = tf.compat.v1.nn.fused_batch_norm(
@@ -154,11 +166,11 @@ class FusedBatchNormalization(keras.layers.Layer):
             outputs += shortcut
         if self.relu:
             outputs = tf.nn.relu(outputs)
-        return Normalized(outputs, mean, variance)
+        return Normalized([outputs] * self.copies, mean, variance)
 
     def compute_output_shape(self, inputs_shape, shortcut_shape=None):
         del shortcut_shape
-        return inputs_shape
+        return self._single([inputs_shape] * self.copies)
 
     def get_config(self):
         return {
@@ -169,6 +181,7 @@ class FusedBatchNormalization(keras.layers.Layer):
                 self.gamma_initializer
             ),
             "relu": self.relu,
+            "copies": self.copies,
             "kernel": self.kernel,
         }
 

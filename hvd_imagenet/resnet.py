@@ -48,10 +48,12 @@ def build_model(config: ModelConfig) -> keras.Model:
         x
     )
     x = keras.layers.MaxPooling2D(3, 2, dtype=layers.dtype, name="stem_pool")(x)
+    # What a block begins with, once for its branch and once for its shortcut.
+    pair = [x, x]
     for stage, count in enumerate(blocks):
         for block in range(count):
-            x = layers.residual_block(
-                x,
+            pair = layers.residual_block(
+                pair,
                 width=64 * 2**stage,
                 stride=2 if stage > 0 and block == 0 else 1,
                 is_bottleneck=is_bottleneck,
@@ -59,7 +61,7 @@ def build_model(config: ModelConfig) -> keras.Model:
             )
     x = keras.layers.GlobalAveragePooling2D(
         dtype=layers.dtype, name="average_pool"
-    )(x)
+    )(pair[0])
     logits = keras.layers.Dense(
         config.num_classes,
         kernel_initializer=keras.initializers.RandomNormal(stddev=0.01),
@@ -135,31 +137,33 @@ class _Layers:
         gamma: str = "ones",
         shortcut=None,
         relu: bool = False,
+        copies: int = 1,
     ):
         return FusedBatchNormalization(
             momentum=self.config.batch_norm_momentum,
             epsilon=self.config.batch_norm_epsilon,
             gamma_initializer=gamma,
             relu=relu,
+            copies=copies,
             kernel=self.config.batch_norm_kernel,
             dtype=self.dtype,
             name=name,
         )(x, shortcut=shortcut)
 
     def residual_block(
-        self, x, *, width: int, stride: int, is_bottleneck: bool, name: str
+        self, pair, *, width: int, stride: int, is_bottleneck: bool, name: str
     ):
-        """relu(branch(x) + shortcut(x))."""
+        """relu(branch(x) + shortcut(x)) of [x, x], and as often."""
         if is_bottleneck:
             filters = EXPANSION * width
             plan = ((width, 1, 1), (width, 3, stride), (filters, 1, 1))
         else:
             filters = width
             plan = ((width, 3, stride), (width, 3, 1))
-        shortcut = x
+        x, shortcut = pair
         if stride > 1 or x.shape[-1] != filters:
             shortcut = self.convolution(
-                x, filters, 1, stride, f"{name}_shortcut_conv"
+                shortcut, filters, 1, stride, f"{name}_shortcut_conv"
             )
             shortcut = self.normalisation(shortcut, f"{name}_shortcut_bn")
         last = len(plan)
@@ -174,5 +178,6 @@ class _Layers:
                 gamma="zeros" if is_last and self.config.zero_gamma else "ones",
                 shortcut=shortcut if is_last else None,
                 relu=True,
+                copies=2 if is_last else 1,
             )
         return x

@@ -46,7 +46,9 @@ def _by_operation(inputs, has_shortcut, relu):
             shortcut=shortcut if has_shortcut else None,
             relu=relu,
         )
-    return [*made, *tape.gradient(made.outputs, sources, upstream)]
+    (outputs,) = made.outputs
+    gradients = tape.gradient(outputs, sources, upstream)
+    return [outputs, made.mean, made.variance, *gradients]
 
 
 def _by_formula(inputs, has_shortcut, relu):
@@ -98,6 +100,31 @@ def test_float32_equals_the_formula(shape, has_shortcut, relu):
     _assert_close(found, expected, 1e-5)
 
 
+@pytest.mark.parametrize("copies", [2, 3])
+@pytest.mark.parametrize(("has_shortcut", "relu"), _KINDS)
+def test_gradients_of_copies_are_summed(has_shortcut, relu, copies):
+    images, gamma, beta, shortcut, upstream = _inputs((3, 9, 9, 20))
+    sources = [images, gamma, beta, shortcut][: 4 if has_shortcut else 3]
+
+    @tf.function
+    def both(*sources):
+        with tf.GradientTape(persistent=True) as tape:
+            tape.watch(sources)
+            made = batch_norm.normalize(
+                *sources[:3],
+                epsilon=_EPSILON,
+                shortcut=sources[3] if has_shortcut else None,
+                relu=relu,
+                copies=copies,
+            )
+            one = tf.reduce_sum(copies * made.outputs[0] * upstream)
+            all_ = sum(tf.reduce_sum(o * upstream) for o in made.outputs)
+        return tape.gradient(one, sources), tape.gradient(all_, sources)
+
+    for mine, exact in zip(*reversed(both(*sources)), strict=True):
+        np.testing.assert_allclose(mine, exact, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize(("has_shortcut", "relu"), _KINDS)
 def test_bfloat16_is_rounded_once(has_shortcut, relu):
     inputs = _inputs((8, 14, 14, 48), "bfloat16")
@@ -146,7 +173,7 @@ def test_rounding_to_bfloat16_is_tensorflows():
     )
     expected = tf.cast(values, tf.bfloat16)
     np.testing.assert_array_equal(
-        tf.cast(made.outputs, tf.float32).numpy().ravel(),
+        tf.cast(made.outputs[0], tf.float32).numpy().ravel(),
         tf.cast(expected, tf.float32).numpy(),
     )
 
@@ -161,7 +188,7 @@ def test_what_is_no_number_is_not_rectified_away(dtype):
         made = batch_norm.normalize(
             images, gamma, beta, epsilon=1e-3, shortcut=added, relu=True
         )
-        bad = np.isnan(tf.cast(made.outputs, tf.float32).numpy())
+        bad = np.isnan(tf.cast(made.outputs[0], tf.float32).numpy())
         assert bad[..., 3].all()
         assert not np.delete(bad, 3, axis=-1).any()
 
@@ -180,9 +207,10 @@ with tf.GradientTape() as tape:
     made = batch_norm.normalize(
         images, gamma, beta, epsilon=1e-5, shortcut=images[::-1], relu=True
     )
-    loss = tf.reduce_sum(made.outputs * made.outputs)
-numbers = [*made, *tape.gradient(loss, [images, gamma, beta])]
-np.savez(sys.argv[2], *[n.numpy() for n in numbers[1:3] + numbers[4:]])
+    loss = tf.reduce_mean(made.outputs[0] ** 2)
+numbers = [*made.outputs, made.mean, made.variance]
+numbers += tape.gradient(loss, [images, gamma, beta])
+np.savez(sys.argv[2], *numbers)
 """
 
 

@@ -89,4 +89,4 @@ def _call_plain(model: keras.Model, layer: keras.layers.Layer, *args, **kwargs):
         outputs = keras.layers.ReLU(
             dtype=layer.dtype_policy, name=f"{layer.name}_relu"
         )(outputs)
-    return outputs
+    return [outputs] * original.copies if original.copies > 1 else outputs

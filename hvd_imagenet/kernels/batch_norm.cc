@@ -156,6 +156,9 @@ class BatchNorm : public OpKernel {
       : OpKernel(construction) {
     OP_REQUIRES_OK(construction, construction->GetAttr("relu", &relu_));
     OP_REQUIRES_OK(construction, construction->GetAttr("epsilon", &epsilon_));
+    OP_REQUIRES_OK(construction, construction->GetAttr("copies", &copies_));
+    OP_REQUIRES(construction, construction->num_inputs() <= kShortcut + 1,
+                InvalidArgument("there can be one shortcut"));
   }
 
   void Compute(OpKernelContext* context) override {
@@ -174,11 +177,12 @@ class BatchNorm : public OpKernel {
     Tensor* outputs;
     OP_REQUIRES_OK(context,
                    context->allocate_output(0, images.shape(), &outputs));
+    for (int i = 1; i < copies_; ++i) context->set_output(i, *outputs);
     float* statistics[3];
     for (int i = 0; i < 3; ++i) {
       Tensor* vector;
-      OP_REQUIRES_OK(context,
-                     context->allocate_output(1 + i, of_channels, &vector));
+      OP_REQUIRES_OK(context, context->allocate_output(copies_ + i, of_channels,
+                                                       &vector));
       statistics[i] = Data<float>(vector);
     }
     const auto [mean, variance, inverse] = statistics;
@@ -249,6 +253,7 @@ class BatchNorm : public OpKernel {
 
   bool relu_;
   float epsilon_;
+  int copies_;
 };
 
 template <typename T>
@@ -257,37 +262,47 @@ class BatchNormGrad : public OpKernel {
   explicit BatchNormGrad(OpKernelConstruction* construction)
       : OpKernel(construction) {
     OP_REQUIRES_OK(construction, construction->GetAttr("relu", &relu_));
+    OP_REQUIRES_OK(construction,
+                   construction->GetAttr("upstreams", &upstreams_));
+    OP_REQUIRES_OK(construction,
+                   construction->GetAttr("rectified", &rectified_));
+    OP_REQUIRES(construction, upstreams_ <= 1 + rectified_ && rectified_ <= 1,
+                InvalidArgument("two upstreams are for rectified outputs"));
   }
 
   void Compute(OpKernelContext* context) override {
-    const Tensor &upstream = context->input(0), &images = context->input(1);
+    const Tensor& images = context->input(upstreams_);
     TensorShape of_channels;
     OP_REQUIRES_OK(context, ChannelShape(images, &of_channels));
-    OP_REQUIRES_OK(context, CheckShape(upstream, images.shape(), "upstream"));
+    const Bits<T>* upstream[2] = {};
+    for (int i = 0; i < upstreams_; ++i) {
+      const Tensor& one = context->input(i);
+      OP_REQUIRES_OK(context, CheckShape(one, images.shape(), "upstream"));
+      upstream[i] = Data<T>(one);
+    }
     const float* vectors[4];
     for (int i = 0; i < 4; ++i) {
-      const Tensor& vector = context->input(2 + i);
+      const Tensor& vector = context->input(upstreams_ + 1 + i);
       OP_REQUIRES_OK(context, CheckShape(vector, of_channels, "parameters"));
       vectors[i] = Data<float>(vector);
     }
     const auto [gamma, beta, mean, inverse] = vectors;
-    const bool has_outputs = context->num_inputs() > kOutputs;
-    const Bits<T>* outputs = nullptr;
     Tensor *by_images, *by_gamma, *by_beta;
     OP_REQUIRES_OK(context,
                    context->allocate_output(1, of_channels, &by_gamma));
     OP_REQUIRES_OK(context, context->allocate_output(2, of_channels, &by_beta));
     // What the rectifier lets through: where there is a shortcut it is found once
     // and kept, as the shortcut's gradient.
-    const Bits<T>* through = Data<T>(upstream);
+    const Bits<T>* through = upstream[0];
+    const Bits<T>* outputs = nullptr;
     Bits<T>* by_shortcut = nullptr;
-    if (has_outputs) {
-      OP_REQUIRES_OK(context, CheckShape(context->input(kOutputs),
-                                         images.shape(), "outputs"));
-      outputs = Data<T>(context->input(kOutputs));
+    if (rectified_) {
+      const Tensor& made = context->input(upstreams_ + 5);
+      OP_REQUIRES_OK(context, CheckShape(made, images.shape(), "outputs"));
+      outputs = Data<T>(made);
       Tensor* kept;
       OP_REQUIRES_OK(context, context->forward_input_or_allocate_output(
-                                  {0}, kByShortcut, images.shape(), &kept));
+                                  {0}, 3, images.shape(), &kept));
       through = by_shortcut = Data<T>(kept);
       OP_REQUIRES_OK(context,
                      context->allocate_output(0, images.shape(), &by_images));
@@ -304,16 +319,19 @@ class BatchNormGrad : public OpKernel {
     std::vector<float> sums(blocks.count * channels);
     std::vector<float> products(blocks.count * channels);
     const Channels of = {mean, scale.data(), beta};
-    const Rectified rectified = has_outputs ? hvd_imagenet::kByOutputs
-                                : relu_     ? hvd_imagenet::kByImages
-                                            : hvd_imagenet::kNot;
+    const Rectified rectified = upstreams_ == 2 ? hvd_imagenet::kByOutputsOfTwo
+                                : rectified_    ? hvd_imagenet::kByOutputs
+                                : relu_         ? hvd_imagenet::kByImages
+                                                : hvd_imagenet::kNot;
     const auto add = FunctionsOf<T>().gradients[rectified];
+    const auto from_row = [](auto* array, int64_t at) {
+      return array == nullptr ? nullptr : array + at;
+    };
     blocks.Each(context, [&](int64_t block) {
       const int64_t at = blocks.first_row(block) * channels;
-      add(blocks.size(block), Data<T>(upstream) + at, from + at,
-          has_outputs ? outputs + at : nullptr, of, &sums[block * channels],
-          &products[block * channels],
-          has_outputs ? by_shortcut + at : nullptr);
+      add(blocks.size(block), upstream[0] + at, from_row(upstream[1], at),
+          from + at, from_row(outputs, at), of, &sums[block * channels],
+          &products[block * channels], from_row(by_shortcut, at));
     });
     const std::vector<double> sum = Sums(sums, channels);
     const std::vector<double> product = Sums(products, channels);
@@ -337,10 +355,9 @@ class BatchNormGrad : public OpKernel {
   }
 
  private:
-  static constexpr int kOutputs = 6;
-  static constexpr int kByShortcut = 3;
-
   bool relu_;
+  int upstreams_;
+  int rectified_;
 };
 
 using tensorflow::shape_inference::InferenceContext;
@@ -350,17 +367,20 @@ REGISTER_OP("HvdImagenetBatchNorm")
     .Input("gamma: float")
     .Input("beta: float")
     .Input("shortcut: shortcuts * T")
-    .Output("outputs: T")
+    .Output("outputs: copies * T")
     .Output("mean: float")
     .Output("variance: float")
     .Output("inverse: float")
     .Attr("T: {float, bfloat16}")
     .Attr("shortcuts: int >= 0")
+    .Attr("copies: int >= 1")
     .Attr("relu: bool")
     .Attr("epsilon: float")
     .SetShapeFn([](InferenceContext* context) {
-      context->set_output(0, context->input(0));
-      for (int i = 1; i < 4; ++i) context->set_output(i, context->input(1));
+      const int copies = context->num_outputs() - 3;
+      for (int i = 0; i < context->num_outputs(); ++i) {
+        context->set_output(i, context->input(i < copies ? 0 : 1));
+      }
       return absl::OkStatus();
     })
     .Doc(R"doc(
@@ -370,13 +390,14 @@ rectifies.
 images: [batch, ..., channels].
 gamma, beta: [channels].
 shortcut: none, or one as the images.
-outputs: as the images.
+outputs: as the images; each the same memory, for as many users, so that their
+  gradients are not summed before they come back.
 mean, variance: [channels], of the batch; the variance unbiased.
 inverse: [channels], 1 / sqrt(biased variance + epsilon).
 )doc");
 
 REGISTER_OP("HvdImagenetBatchNormGrad")
-    .Input("upstream: T")
+    .Input("upstream: upstreams * T")
     .Input("images: T")
     .Input("gamma: float")
     .Input("beta: float")
@@ -388,20 +409,25 @@ REGISTER_OP("HvdImagenetBatchNormGrad")
     .Output("by_beta: float")
     .Output("by_shortcut: rectified * T")
     .Attr("T: {float, bfloat16}")
+    .Attr("upstreams: int >= 1")
     .Attr("rectified: int >= 0")
     .Attr("relu: bool")
     .SetShapeFn([](InferenceContext* context) {
-      context->set_output(0, context->input(1));
-      for (int i = 1; i < 3; ++i) context->set_output(i, context->input(2));
-      for (int i = 3; i < context->num_outputs(); ++i) {
-        context->set_output(i, context->input(1));
+      // The upstreams have the shape of the images, and the parameters come
+      // after those.
+      int upstreams;
+      TF_RETURN_IF_ERROR(context->GetAttr("upstreams", &upstreams));
+      for (int i = 0; i < context->num_outputs(); ++i) {
+        const bool is_vector = i == 1 || i == 2;
+        context->set_output(i, context->input(is_vector ? upstreams + 1 : 0));
       }
       return absl::OkStatus();
     })
     .Doc(R"doc(
 The gradient of HvdImagenetBatchNorm.
 
-upstream: the gradient by its outputs.
+upstream: the gradient by its outputs; of rectified ones, that by each of two
+  copies.
 outputs: those themselves, if they came of a shortcut and a rectifier; else none.
 by_shortcut: the gradient by the shortcut in that case.
 )doc");

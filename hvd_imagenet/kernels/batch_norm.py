@@ -16,12 +16,13 @@ class Normalized(NamedTuple):
     """What comes of a batch.
 
     Attributes:
-        outputs: [batch, ..., channels], of the dtype of the images.
+        outputs: as many as were asked for, each [batch, ..., channels] of the
+            dtype of the images, and all the same.
         mean: [channels] float32, of the batch.
         variance: [channels] float32, of the batch, unbiased.
     """
 
-    outputs: tf.Tensor
+    outputs: list[tf.Tensor]
     mean: tf.Tensor
     variance: tf.Tensor
 
@@ -34,6 +35,7 @@ def normalize(
     epsilon: float,
     shortcut: tf.Tensor | None = None,
     relu: bool = False,
+    copies: int = 1,
 ) -> Normalized:
     """Normalises by the statistics of the batch, adds, and rectifies.
 
@@ -47,6 +49,10 @@ def normalize(
         epsilon: added to the variance.
         shortcut: added before the rectifier; shape and dtype of the images.
         relu: whether to rectify.
+        copies: how often to give the outputs, at no cost: one for each of those
+            who use them. Their gradients then are summed where they are used,
+            and not by an operation of its own; so it is with a shortcut, a
+            rectifier and two of them.
 
     Raises:
         MissingKernelError: see `load`.
@@ -58,6 +64,7 @@ def normalize(
         shortcut=[] if shortcut is None else [shortcut],
         relu=relu,
         epsilon=epsilon,
+        copies=copies,
     )
     return Normalized(made.outputs, made.mean, made.variance)
 
@@ -97,12 +104,15 @@ def _load() -> Any:
 
 
 @tf.RegisterGradient(_NAME)
-def _gradients(operation: tf.Operation, upstream: tf.Tensor, *_: tf.Tensor):
+def _gradients(operation: tf.Operation, *by_outputs: tf.Tensor):
     images, gamma, beta, *shortcut = operation.inputs
-    outputs, mean, _, inverse = operation.outputs
+    *outputs, mean, _, inverse = operation.outputs
+    upstream = by_outputs[: len(outputs)]
     relu = operation.get_attr("relu")
     # With a shortcut the images alone do not tell what was rectified.
-    kept = [outputs] if relu and shortcut else []
+    kept = outputs[:1] if relu and shortcut else []
+    if len(upstream) > (2 if kept else 1):
+        upstream = [tf.add_n(upstream)]
     made = load().hvd_imagenet_batch_norm_grad(
         upstream=upstream,
         images=images,
@@ -113,5 +123,5 @@ def _gradients(operation: tf.Operation, upstream: tf.Tensor, *_: tf.Tensor):
         outputs=kept,
         relu=relu,
     )
-    by_shortcut = made.by_shortcut if kept else [upstream for _ in shortcut]
+    by_shortcut = made.by_shortcut if kept else [upstream[0] for _ in shortcut]
     return [made.by_images, made.by_gamma, made.by_beta, *by_shortcut]

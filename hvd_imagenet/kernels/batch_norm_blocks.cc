@@ -102,6 +102,7 @@ void Outputs(Size size, const T* __restrict images, const T* __restrict shortcut
 
 template <int kRows, Rectified kRectified, typename T>
 inline void AddGradients(int64_t channels, const T* upstream,
+                         const T* __restrict other_upstream,
                          const T* __restrict images,
                          const T* __restrict outputs, Channels of,
                          float* __restrict sums, float* __restrict products,
@@ -120,7 +121,8 @@ inline void AddGradients(int64_t channels, const T* upstream,
         const float before = Normalized(image, mean[c], scale[c], beta[c]);
         gradient = before > 0 ? gradient : 0.0f;
       }
-      if (kRectified == kByOutputs) {
+      if (kRectified == kByOutputsOfTwo) gradient += Load(other_upstream + at);
+      if (kRectified >= kByOutputs) {
         gradient = Load(outputs + at) > 0 ? gradient : 0.0f;
         Store(gradient, by_shortcut + at);
       }
@@ -133,22 +135,26 @@ inline void AddGradients(int64_t channels, const T* upstream,
 }
 
 template <Rectified kRectified, typename T>
-void Gradients(Size size, const T* upstream, const T* images, const T* outputs,
-               Channels of, float* sums, float* products, T* by_shortcut) {
+void Gradients(Size size, const T* upstream, const T* other_upstream,
+               const T* images, const T* outputs, Channels of, float* sums,
+               float* products, T* by_shortcut) {
   const auto [rows, channels] = size;
   for (int64_t c = 0; c < channels; ++c) sums[c] = products[c] = 0;
   // Null where they are not used.
-  const int64_t used = kRectified == kByOutputs ? channels : 0;
+  const int64_t used = kRectified >= kByOutputs ? channels : 0;
+  const int64_t two_used = kRectified == kByOutputsOfTwo ? channels : 0;
   int64_t row = 0;
   for (; row + kRowsAtOnce <= rows; row += kRowsAtOnce) {
     AddGradients<kRowsAtOnce, kRectified>(
-        channels, upstream + row * channels, images + row * channels,
-        outputs + row * used, of, sums, products, by_shortcut + row * used);
+        channels, upstream + row * channels, other_upstream + row * two_used,
+        images + row * channels, outputs + row * used, of, sums, products,
+        by_shortcut + row * used);
   }
   for (; row < rows; ++row) {
     AddGradients<1, kRectified>(
-        channels, upstream + row * channels, images + row * channels,
-        outputs + row * used, of, sums, products, by_shortcut + row * used);
+        channels, upstream + row * channels, other_upstream + row * two_used,
+        images + row * channels, outputs + row * used, of, sums, products,
+        by_shortcut + row * used);
   }
 }
 
@@ -180,7 +186,8 @@ constexpr BlockFunctions<T> kFunctions = {
     Moments<T>,
     {{Outputs<false, false, T>, Outputs<false, true, T>},
      {Outputs<true, false, T>, Outputs<true, true, T>}},
-    {Gradients<kNot, T>, Gradients<kByImages, T>, Gradients<kByOutputs, T>},
+    {Gradients<kNot, T>, Gradients<kByImages, T>, Gradients<kByOutputs, T>,
+     Gradients<kByOutputsOfTwo, T>},
     {ByImages<false, T>, ByImages<true, T>}};
 
 }  // namespace

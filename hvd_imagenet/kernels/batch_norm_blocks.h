@@ -25,8 +25,8 @@ struct Channels {
 
 // Which gradients a rectifier lets through: all, where there is none; those of
 // images that it let through; or, if a shortcut was added before it, those of
-// outputs above zero.
-enum Rectified { kNot, kByImages, kByOutputs };
+// outputs above zero, which one or two others have used.
+enum Rectified { kNot, kByImages, kByOutputs, kByOutputsOfTwo };
 
 template <typename T>
 struct BlockFunctions {
@@ -40,9 +40,9 @@ struct BlockFunctions {
   // By Rectified: the sums of the gradient before the rectifier, and of its
   // products with the distances from the mean. By outputs, it writes that
   // gradient, which is the shortcut's: `upstream` may be the same memory.
-  void (*gradients[3])(Size size, const T* upstream, const T* images,
-                       const T* outputs, Channels channels, float* sums,
-                       float* products, T* by_shortcut);
+  void (*gradients[4])(Size size, const T* upstream, const T* other_upstream,
+                       const T* images, const T* outputs, Channels channels,
+                       float* sums, float* products, T* by_shortcut);
 
   // By [whether it is rectified by images]: the gradient by the images,
   //   scale * (gradient - gradient_mean - slope * (image - mean)).
