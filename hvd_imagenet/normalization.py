@@ -99,6 +99,11 @@ class FusedBatchNormalization(keras.layers.Layer):
         self.relu = relu
         self.copies = copies
         self.kernel = kernel
+        self._is_compiled = kernel == "auto" and batch_norm.works_for(
+            self.compute_dtype
+        )
+        # XLA has no such operation; Keras looks at this.
+        self.supports_jit = not self._is_compiled
 
     def build(self, inputs_shape, shortcut_shape=None):
         del shortcut_shape
@@ -129,7 +134,7 @@ class FusedBatchNormalization(keras.layers.Layer):
                 variance=self.moving_variance.value,
             )
             return self._single(made.outputs)
-        if self.kernel == "auto" and batch_norm.works_for(inputs):
+        if self._is_compiled:
             made = batch_norm.normalize(
                 inputs,
                 self.gamma.value,

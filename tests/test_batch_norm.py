@@ -4,6 +4,7 @@ import itertools
 import subprocess
 import sys
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -273,10 +274,21 @@ def test_layers_are_trained_by_it(dtype):
 
 
 def test_what_it_is_not_for_goes_to_tensorflow(monkeypatch):
-    assert not batch_norm.works_for(tf.zeros([2, 3], tf.float16))
-    assert batch_norm.works_for(tf.zeros([2, 3]))
+    assert batch_norm.works_for("float32")
+    assert not batch_norm.works_for("float16")
+    assert FusedBatchNormalization(dtype="mixed_float16").supports_jit
     monkeypatch.setattr(tf.config, "get_visible_devices", lambda kind: ["GPU"])
-    assert not batch_norm.works_for(tf.zeros([2, 3]))
+    assert not batch_norm.works_for("float32")
+
+
+def test_keras_does_not_compile_it_by_xla():
+    """Which is Keras's default where all layers can be."""
+    inputs = keras.Input([2, 2, 4])
+    model = keras.Model(inputs, FusedBatchNormalization()(inputs))
+    model.compile("sgd", "mse")
+    assert not model.jit_compile
+    images = np.ones([8, 2, 2, 4])
+    model.fit(images, images, verbose=0)
 
 
 def test_without_it_there_is_tensorflows_own(monkeypatch, tmp_path):

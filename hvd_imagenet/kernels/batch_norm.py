@@ -9,7 +9,7 @@ from hvd_imagenet.kernels import loading
 from hvd_imagenet.kernels.loading import MissingKernelError
 
 _NAME = "HvdImagenetBatchNorm"
-_DTYPES = (tf.float32, tf.bfloat16)
+_DTYPES = ("float32", "bfloat16")
 
 
 class Normalized(NamedTuple):
@@ -69,12 +69,12 @@ def normalize(
     return Normalized(made.outputs, made.mean, made.variance)
 
 
-def works_for(images: tf.Tensor) -> bool:
-    """Whether the operation is there, and is one for these images.
+def works_for(dtype: str) -> bool:
+    """Whether the operation is there, and is one for images of this dtype.
 
     It is for CPUs; GPUs have cuDNN's.
     """
-    if images.dtype not in _DTYPES or tf.config.get_visible_devices("GPU"):
+    if dtype not in _DTYPES or tf.config.get_visible_devices("GPU"):
         return False
     try:
         load()
