@@ -2,11 +2,11 @@
 //
 //   outputs = relu((images - mean) * gamma / deviation + beta + shortcut)
 //
-// with mean and deviation of the batch for each channel (Ioffe and Szegedy 2015,
-// arXiv 1502.03167, algorithm 1), shortcut and rectifier where they are asked
-// for; and the gradient of it. TensorFlow has these as operations of their own,
-// each of which reads and writes whole arrays of images. Here the images are read
-// twice and written once, forwards as well as backwards.
+// with mean and deviation of the batch for each channel (Ioffe and Szegedy
+// 2015, arXiv 1502.03167, algorithm 1), shortcut and rectifier where they are
+// asked for; and the gradient of it. TensorFlow has these as operations of their
+// own, each of which reads and writes whole arrays of images. Here the images
+// are read twice and written once, forwards as well as backwards.
 //
 // Sums are taken over blocks of rows in 32 bits, and over the blocks in 64. The
 // blocks follow from the shape alone: the same numbers from any number of
@@ -49,7 +49,7 @@ constexpr int64_t kBlockBytes = 128 << 10;
 
 const ProcessorFunctions& Functions() {
 #ifdef __x86_64__
-  // What -march=x86-64-v4 and -v3 make use of.
+  // What build.py lets the compiler make use of.
   if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
       __builtin_cpu_supports("avx512cd") &&
       __builtin_cpu_supports("avx512dq") &&
@@ -83,8 +83,9 @@ struct Blocks {
   Blocks(const Tensor& images, int64_t bytes_per_number)
       : channels(images.dim_size(images.dims() - 1)),
         rows(channels == 0 ? 0 : images.NumElements() / channels),
-        rows_of_one(std::max<int64_t>(
-            1, kBlockBytes / std::max<int64_t>(1, channels * bytes_per_number))),
+        rows_of_one(
+            kBlockBytes /
+                std::clamp<int64_t>(channels * bytes_per_number, 1, kBlockBytes)),
         count((rows + rows_of_one - 1) / rows_of_one) {}
 
   int64_t first_row(int64_t block) const { return block * rows_of_one; }
@@ -118,6 +119,12 @@ std::vector<double> Sums(const std::vector<float>& parts, int64_t channels) {
     for (int64_t c = 0; c < channels; ++c) sums[c] += parts[at + c];
   }
   return sums;
+}
+
+// The place in an array, if there is the array.
+template <typename T>
+T* At(T* array, int64_t place) {
+  return array == nullptr ? nullptr : array + place;
 }
 
 template <typename T>
@@ -207,8 +214,7 @@ class BatchNorm : public OpKernel {
       // The last ones first, which may still be in the cache.
       const int64_t block = blocks.count - 1 - number;
       const int64_t at = blocks.first_row(block) * blocks.channels;
-      function(blocks.size(block), from + at,
-               shortcut == nullptr ? nullptr : shortcut + at, of,
+      function(blocks.size(block), from + at, At(shortcut, at), of,
                Data<T>(outputs) + at);
     });
   }
@@ -228,8 +234,8 @@ class BatchNorm : public OpKernel {
                                &means[block * channels],
                                &squares[block * channels]);
     });
-    // Chan et al. 1979, Updating formulae and a pairwise algorithm for computing
-    // sample variances.
+    // Chan et al. 1979, Updating formulae and a pairwise algorithm for
+    // computing sample variances.
     std::vector<double> whole(channels), spread(channels);
     for (int64_t block = 0; block < blocks.count; ++block) {
       const double rows = blocks.size(block).rows;
@@ -291,8 +297,8 @@ class BatchNormGrad : public OpKernel {
     OP_REQUIRES_OK(context,
                    context->allocate_output(1, of_channels, &by_gamma));
     OP_REQUIRES_OK(context, context->allocate_output(2, of_channels, &by_beta));
-    // What the rectifier lets through: where there is a shortcut it is found once
-    // and kept, as the shortcut's gradient.
+    // What the rectifier lets through: where there is a shortcut it is found
+    // once and kept, as the shortcut's gradient.
     const Bits<T>* through = upstream[0];
     const Bits<T>* outputs = nullptr;
     Bits<T>* by_shortcut = nullptr;
@@ -304,12 +310,12 @@ class BatchNormGrad : public OpKernel {
       OP_REQUIRES_OK(context, context->forward_input_or_allocate_output(
                                   {0}, 3, images.shape(), &kept));
       through = by_shortcut = Data<T>(kept);
-      OP_REQUIRES_OK(context,
-                     context->allocate_output(0, images.shape(), &by_images));
-    } else {
-      OP_REQUIRES_OK(context, context->forward_input_or_allocate_output(
-                                  {0}, 0, images.shape(), &by_images));
     }
+    // In the place of what nobody needs any more; after the shortcut's, which
+    // takes that of the upstream.
+    OP_REQUIRES_OK(context, context->forward_input_or_allocate_output(
+                                {rectified_ ? upstreams_ : 0, upstreams_}, 0,
+                                images.shape(), &by_images));
 
     const Blocks blocks(images, sizeof(T));
     const int64_t channels = blocks.channels;
@@ -324,14 +330,11 @@ class BatchNormGrad : public OpKernel {
                                 : relu_         ? hvd_imagenet::kByImages
                                                 : hvd_imagenet::kNot;
     const auto add = FunctionsOf<T>().gradients[rectified];
-    const auto from_row = [](auto* array, int64_t at) {
-      return array == nullptr ? nullptr : array + at;
-    };
     blocks.Each(context, [&](int64_t block) {
       const int64_t at = blocks.first_row(block) * channels;
-      add(blocks.size(block), upstream[0] + at, from_row(upstream[1], at),
-          from + at, from_row(outputs, at), of, &sums[block * channels],
-          &products[block * channels], from_row(by_shortcut, at));
+      add(blocks.size(block), upstream[0] + at, At(upstream[1], at), from + at,
+          At(outputs, at), of, &sums[block * channels],
+          &products[block * channels], At(by_shortcut, at));
     });
     const std::vector<double> sum = Sums(sums, channels);
     const std::vector<double> product = Sums(products, channels);
@@ -428,7 +431,8 @@ The gradient of HvdImagenetBatchNorm.
 
 upstream: the gradient by its outputs; of rectified ones, that by each of two
   copies.
-outputs: those themselves, if they came of a shortcut and a rectifier; else none.
+outputs: those themselves, if they came of a shortcut and a rectifier; else
+  none.
 by_shortcut: the gradient by the shortcut in that case.
 )doc");
 

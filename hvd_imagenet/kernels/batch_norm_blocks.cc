@@ -83,8 +83,9 @@ void Moments(Size size, const T* images, float* mean, float* squares) {
 }
 
 template <bool kRelu, bool kShortcut, typename T>
-void Outputs(Size size, const T* __restrict images, const T* __restrict shortcut,
-             Channels of, T* __restrict outputs) {
+void Outputs(Size size, const T* __restrict images,
+             const T* __restrict shortcut, Channels of,
+             T* __restrict outputs) {
   const float* __restrict mean = of.mean;
   const float* __restrict scale = of.scale;
   const float* __restrict beta = of.beta;
@@ -159,8 +160,8 @@ void Gradients(Size size, const T* upstream, const T* other_upstream,
 }
 
 template <bool kRelu, typename T>
-void ByImages(Size size, const T* upstream, const T* __restrict images,
-              Channels of, const float* __restrict gradient_mean,
+void ByImages(Size size, const T* upstream, const T* images, Channels of,
+              const float* __restrict gradient_mean,
               const float* __restrict slope, T* by_images) {
   const float* __restrict mean = of.mean;
   const float* __restrict scale = of.scale;

@@ -46,7 +46,7 @@ struct BlockFunctions {
 
   // By [whether it is rectified by images]: the gradient by the images,
   //   scale * (gradient - gradient_mean - slope * (image - mean)).
-  // `upstream` and `by_images` may be the same memory.
+  // `by_images` may be the same memory as `upstream` or `images`.
   void (*by_images[2])(Size size, const T* upstream, const T* images,
                        Channels channels, const float* gradient_mean,
                        const float* slope, T* by_images);
