@@ -101,6 +101,40 @@ def test_float32_equals_the_formula(shape, has_shortcut, relu):
     _assert_close(found, expected, 1e-5)
 
 
+@pytest.mark.parametrize(("has_shortcut", "relu"), _KINDS)
+def test_nothing_is_overwritten_that_is_needed(has_shortcut, relu):
+    """Within a graph gradients are written in the place of their inputs."""
+    inputs = _inputs((4, 12, 12, 40))
+
+    def loss(normalize, images, gamma, beta, shortcut):
+        added = tf.cos(shortcut) if has_shortcut else None
+        outputs = normalize(tf.sin(images), gamma, beta, added)
+        return tf.reduce_sum(tf.sin(outputs) * tf.cast(images, outputs.dtype))
+
+    def ours(images, gamma, beta, added):
+        made = batch_norm.normalize(
+            images, gamma, beta, epsilon=_EPSILON, shortcut=added, relu=relu
+        )
+        return made.outputs[0]
+
+    def formula(images, gamma, beta, added):
+        mean, variance = tf.nn.moments(images, [0, 1, 2])
+        outputs = (images - mean) / tf.sqrt(variance + _EPSILON) * gamma + beta
+        outputs = outputs if added is None else outputs + added
+        return tf.nn.relu(outputs) if relu else outputs
+
+    @tf.function
+    def gradients(function, *sources):
+        with tf.GradientTape() as tape:
+            tape.watch(sources)
+            value = loss(function, *sources)
+        return tape.gradient(value, sources[: 4 if has_shortcut else 3])
+
+    sources = inputs[:4]
+    exact = gradients(formula, *(tf.cast(s, tf.float64) for s in sources))
+    _assert_close(gradients(ours, *sources), exact, 1e-4)
+
+
 @pytest.mark.parametrize("copies", [2, 3])
 @pytest.mark.parametrize(("has_shortcut", "relu"), _KINDS)
 def test_gradients_of_copies_are_summed(has_shortcut, relu, copies):

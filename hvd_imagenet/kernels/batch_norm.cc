@@ -4,9 +4,9 @@
 //
 // with mean and deviation of the batch for each channel (Ioffe and Szegedy
 // 2015, arXiv 1502.03167, algorithm 1), shortcut and rectifier where they are
-// asked for; and the gradient of it. TensorFlow has these as operations of their
-// own, each of which reads and writes whole arrays of images. Here the images
-// are read twice and written once, forwards as well as backwards.
+// asked for; and the gradient of it. TensorFlow has these as operations of
+// their own, each of which reads and writes whole arrays of images. Here the
+// images are read twice and written once, forwards as well as backwards.
 //
 // Sums are taken over blocks of rows in 32 bits, and over the blocks in 64. The
 // blocks follow from the shape alone: the same numbers from any number of
@@ -83,9 +83,9 @@ struct Blocks {
   Blocks(const Tensor& images, int64_t bytes_per_number)
       : channels(images.dim_size(images.dims() - 1)),
         rows(channels == 0 ? 0 : images.NumElements() / channels),
-        rows_of_one(
-            kBlockBytes /
-                std::clamp<int64_t>(channels * bytes_per_number, 1, kBlockBytes)),
+        rows_of_one(kBlockBytes / std::clamp<int64_t>(
+                                      channels * bytes_per_number, 1,
+                                      kBlockBytes)),
         count((rows + rows_of_one - 1) / rows_of_one) {}
 
   int64_t first_row(int64_t block) const { return block * rows_of_one; }
