@@ -1,5 +1,6 @@
 """The compiled batch normalization against float64 and TensorFlow's own."""
 
+import ctypes
 import itertools
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from hvd_imagenet import convolutions
 from hvd_imagenet.kernels import batch_norm, build, loading
 from hvd_imagenet.normalization import FusedBatchNormalization
 
@@ -226,6 +228,115 @@ def test_what_is_no_number_is_not_rectified_away(dtype):
         bad = np.isnan(tf.cast(made.outputs[0], tf.float32).numpy())
         assert bad[..., 3].all()
         assert not np.delete(bad, 3, axis=-1).any()
+
+
+class _Size(ctypes.Structure):
+    _fields_ = (("rows", ctypes.c_int64), ("channels", ctypes.c_int64))
+
+
+class _Channels(ctypes.Structure):
+    _fields_ = tuple(
+        (name, ctypes.c_void_p) for name in ("mean", "scale", "beta")
+    )
+
+
+def _block_functions(name, is_half):
+    """What batch_norm_blocks.h declares, as functions of arrays."""
+    library = ctypes.CDLL(str(build.library("batch_norm")))
+    table = (ctypes.c_void_p * 22).in_dll(
+        library, f"_ZN12hvd_imagenet{len(name)}{name}E"
+    )
+    places = table[11:] if is_half else table[:11]
+
+    def function(place, of_channels):
+        def call(size, *arrays):
+            arguments = [
+                None if a is None else a.ctypes.data_as(ctypes.c_void_p)
+                for a in arrays
+            ]
+            kinds = [ctypes.c_void_p] * len(arguments)
+            if of_channels is not None:
+                at, channels = of_channels
+                arguments.insert(
+                    at, _Channels(*(c.ctypes.data for c in channels))
+                )
+                kinds.insert(at, _Channels)
+            ctypes.CFUNCTYPE(None, _Size, *kinds)(place)(size, *arguments)
+
+        return call
+
+    return places, function
+
+
+def _results_of_blocks(name, is_half, rows, channels):
+    """All that the functions for a processor make of the same numbers."""
+    generator = np.random.default_rng(0)
+
+    def images():
+        drawn = generator.normal(size=(rows, channels)).astype(np.float32)
+        if is_half:
+            return (drawn.view(np.uint32) >> 16).astype(np.uint16)
+        return drawn
+
+    def vector():
+        return generator.normal(size=channels).astype(np.float32)
+
+    size = _Size(rows, channels)
+    x, upstream, other, shortcut, outputs = (images() for _ in range(5))
+    of_channels = (vector(), vector(), vector())
+    mean, slope = vector(), vector()
+    places, function = _block_functions(name, is_half)
+    results = []
+
+    def run(place, at, *arrays, made):
+        of = None if at is None else (at, of_channels)
+        function(place, of)(size, *arrays, *made)
+        results.extend(made)
+
+    def blank(like):
+        return np.zeros_like(like)
+
+    run(places[0], None, x, made=[blank(mean), blank(mean)])
+    for place, added in zip(
+        places[1:5], (None, shortcut, None, shortcut), strict=True
+    ):
+        run(place, 2, x, added, made=[blank(x)])
+    for number, place in enumerate(places[5:9]):
+        made = [blank(mean), blank(mean), blank(x) if number > 1 else None]
+        arrays = (upstream, other if number == 3 else None, x)
+        arrays += (outputs if number > 1 else None,)
+        run(place, 4, *arrays, made=made)
+    for place in places[9:]:
+        run(place, 2, upstream, x, mean, slope, made=[blank(x)])
+    found = [each for each in results if each is not None]
+    if is_half:
+        found = [
+            (each.astype(np.uint32) << 16).view(np.float32)
+            if each.dtype == np.uint16
+            else each
+            for each in found
+        ]
+    return found
+
+
+@pytest.mark.parametrize("is_half", [False, True])
+@pytest.mark.parametrize(
+    ("name", "flag"), [("kAvx2", "avx2"), ("kAvx512", "avx512vl")]
+)
+def test_blocks_are_the_same_on_every_processor(name, flag, is_half):
+    if flag not in convolutions._cpu_flags():
+        pytest.skip(f"this processor has no {flag}")
+    for rows, channels in ((1, 1), (7, 16), (9, 100)):
+        found = _results_of_blocks(name, is_half, rows, channels)
+        plain = _results_of_blocks("kGeneric", is_half, rows, channels)
+        assert len(found) == len(plain) == 18
+        for mine, exact in zip(found, plain, strict=True):
+            # But for fused multiplication and addition, and what that does to
+            # the last digit of bfloat16.
+            tolerance = 2**-7 if is_half else 1e-5
+            np.testing.assert_allclose(
+                mine, exact, rtol=tolerance, atol=tolerance
+            )
 
 
 _THREADS = """
