@@ -483,7 +483,7 @@ def test_one_process_examines_its_host(digits, tmp_path):
     assert len(rows) == 16
     said = json.loads((tmp_path / "found.json").read_text())
     assert said["worst"] == "ok"
-    assert len(said["findings"]) == 15
+    assert len(said["findings"]) == 16
     (host,) = said["hosts"]
     assert host["slots"] == 1
     (reading,) = said["readings"].values()
