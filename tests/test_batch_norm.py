@@ -438,11 +438,11 @@ def test_keras_does_not_compile_it_by_xla():
 
 def test_without_it_there_is_tensorflows_own(monkeypatch, tmp_path):
     monkeypatch.setattr(build, "library", lambda name: tmp_path / "none.so")
-    batch_norm._load.cache_clear()
+    batch_norm.load.cache_clear()
     try:
         with pytest.raises(loading.MissingKernelError, match="tools/setup"):
             batch_norm.load()
         images = tf.zeros([2, 3, 4, 5])
         assert "FusedBatchNormV3" in _kinds(FusedBatchNormalization(), images)
     finally:
-        batch_norm._load.cache_clear()
+        batch_norm.load.cache_clear()

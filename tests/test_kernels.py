@@ -287,7 +287,7 @@ def test_training_images_come_from_it():
 
 def test_without_it_there_are_tensorflows_own(monkeypatch, tmp_path):
     monkeypatch.setattr(build, "library", lambda name: tmp_path / "none.so")
-    random_crop._load.cache_clear()
+    random_crop.load.cache_clear()
     try:
         with pytest.raises(loading.MissingKernelError, match="tools/setup"):
             random_crop.load()
@@ -295,30 +295,30 @@ def test_without_it_there_are_tensorflows_own(monkeypatch, tmp_path):
         broken = tmp_path / "broken.so"
         broken.write_bytes(b"no library")
         monkeypatch.setattr(build, "library", lambda name: broken)
-        random_crop._load.cache_clear()
+        random_crop.load.cache_clear()
         with pytest.raises(loading.MissingKernelError, match=r"broken\.so"):
             random_crop.load()
     finally:
-        random_crop._load.cache_clear()
+        random_crop.load.cache_clear()
 
 
 def test_a_tensorflow_of_unknown_version_has_none(monkeypatch):
     monkeypatch.setattr(build, "_DISTRIBUTIONS", ["no-tensorflow"])
-    random_crop._load.cache_clear()
+    random_crop.load.cache_clear()
     try:
         assert random_crop.find(DataConfig()) is None
     finally:
-        random_crop._load.cache_clear()
+        random_crop.load.cache_clear()
 
 
 def test_a_libjpeg_that_does_not_fit_is_refused(monkeypatch):
     monkeypatch.setattr(random_crop, "_jpeg_library", lambda: "/nowhere.so")
-    random_crop._load.cache_clear()
+    random_crop.load.cache_clear()
     try:
         with pytest.raises(loading.MissingKernelError, match="nowhere"):
             random_crop.load()
     finally:
-        random_crop._load.cache_clear()
+        random_crop.load.cache_clear()
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,5 @@
 """The compiled batch normalization for training, where there is one."""
 
-import functools
 from typing import Any, NamedTuple
 
 import tensorflow as tf
@@ -83,24 +82,14 @@ def works_for(dtype: str) -> bool:
     return True
 
 
+@loading.once
 def load() -> Any:
     """Loads the operations.
 
     Raises:
         MissingKernelError: they are not compiled, or cannot be loaded.
     """
-    found = _load()
-    if isinstance(found, MissingKernelError):
-        raise found
-    return found
-
-
-@functools.cache
-def _load() -> Any:
-    try:
-        return loading.operations("batch_norm")
-    except MissingKernelError as error:
-        return error
+    return loading.operations("batch_norm")
 
 
 @tf.RegisterGradient(_NAME)

@@ -1,10 +1,14 @@
 """Loads the compiled operations, where they are."""
 
-from typing import Any
+import functools
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import tensorflow as tf
 
 from hvd_imagenet.kernels import build
+
+_Loaded = TypeVar("_Loaded")
 
 
 class MissingKernelError(ValueError):
@@ -30,3 +34,27 @@ def operations(name: str) -> Any:
         return tf.load_op_library(str(path))
     except (tf.errors.NotFoundError, OSError) as error:
         raise MissingKernelError(f"{path} cannot be loaded: {error}") from None
+
+
+def once(load: Callable[[], _Loaded]) -> Callable[[], _Loaded]:
+    """Lets a function that may raise MissingKernelError run but once.
+
+    Called again, it gives or raises the same; its `cache_clear` forgets that.
+    """
+
+    @functools.cache
+    def outcome() -> _Loaded | MissingKernelError:
+        try:
+            return load()
+        except MissingKernelError as error:
+            return error
+
+    @functools.wraps(load)
+    def loaded() -> _Loaded:
+        found = outcome()
+        if isinstance(found, MissingKernelError):
+            raise found
+        return found
+
+    loaded.cache_clear = outcome.cache_clear
+    return loaded

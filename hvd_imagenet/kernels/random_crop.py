@@ -1,6 +1,5 @@
 """The compiled operation that makes training images, where there is one."""
 
-import functools
 import pathlib
 from collections.abc import Callable
 from typing import NamedTuple
@@ -140,25 +139,15 @@ def find(data: DataConfig) -> Kernel | None:
         return None
 
 
+@loading.once
 def load() -> Kernel:
     """Loads the operation, and tries it once.
 
     Raises:
         MissingKernelError: it is not compiled, or cannot work here.
     """
-    found = _load()
-    if isinstance(found, MissingKernelError):
-        raise found
-    return found
-
-
-@functools.cache
-def _load() -> Kernel | MissingKernelError:
-    try:
-        with tf.init_scope(), tf.device("CPU"):
-            return _load_eagerly()
-    except MissingKernelError as error:
-        return error
+    with tf.init_scope(), tf.device("CPU"):
+        return _load_eagerly()
 
 
 def _load_eagerly() -> Kernel:
