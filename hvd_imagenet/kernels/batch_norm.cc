@@ -26,6 +26,7 @@
 #include "tensorflow/core/util/work_sharder.h"
 
 #include "batch_norm_blocks.h"
+#include "processors.h"
 
 namespace {
 
@@ -49,17 +50,8 @@ constexpr int64_t kBlockBytes = 128 << 10;
 
 const ProcessorFunctions& Functions() {
 #ifdef __x86_64__
-  // What build.py lets the compiler make use of.
-  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-      __builtin_cpu_supports("avx512cd") &&
-      __builtin_cpu_supports("avx512dq") &&
-      __builtin_cpu_supports("avx512vl")) {
-    return hvd_imagenet::kAvx512;
-  }
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi2") &&
-      __builtin_cpu_supports("fma")) {
-    return hvd_imagenet::kAvx2;
-  }
+  if (hvd_imagenet::HasAvx512()) return hvd_imagenet::kAvx512;
+  if (hvd_imagenet::HasAvx2()) return hvd_imagenet::kAvx2;
 #endif
   return hvd_imagenet::kGeneric;
 }

@@ -7,7 +7,7 @@
 
 #include "batch_norm_blocks.h"
 
-#include <cstring>
+#include "numbers.h"
 
 namespace hvd_imagenet {
 namespace {
@@ -17,22 +17,11 @@ constexpr int kRowsAtOnce = 4;
 
 inline float Load(const float* from) { return *from; }
 
-inline float Load(const Half* from) {
-  const uint32_t bits = uint32_t{*from} << 16;
-  float value;
-  std::memcpy(&value, &bits, sizeof value);
-  return value;
-}
+inline float Load(const Half* from) { return BFloat16::Load(*from); }
 
 inline void Store(float value, float* to) { *to = value; }
 
-// To the nearest, of two the even one.
-inline void Store(float value, Half* to) {
-  uint32_t bits;
-  std::memcpy(&bits, &value, sizeof bits);
-  const uint32_t rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
-  *to = static_cast<Half>(value != value ? 0x7fc0 : rounded);
-}
+inline void Store(float value, Half* to) { *to = BFloat16::Store(value); }
 
 // What an image becomes before shortcut and rectifier; found again backwards.
 inline float Normalized(float image, float mean, float scale, float beta) {

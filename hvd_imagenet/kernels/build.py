@@ -18,6 +18,7 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+from collections.abc import Collection
 
 _HERE = pathlib.Path(__file__).parent
 _FOLDER = pathlib.Path(sysconfig.get_path("platlib"), "hvd_imagenet_kernels")
@@ -47,8 +48,7 @@ class _Library:
     parts: tuple[_Part, ...] = ()
 
 
-# What the blocks of batch normalization are compiled for, by the names that
-# batch_norm.cc knows.
+# What blocks are compiled for, by the names that their users know them by.
 _PROCESSORS = {"kGeneric": ()}
 if _IS_X86:
     _PROCESSORS["kAvx2"] = ("-march=haswell",)
@@ -56,6 +56,26 @@ if _IS_X86:
         "-march=skylake-avx512",
         "-mprefer-vector-width=512",
     )
+
+
+def _blocks(source: str, processors: Collection[str]) -> tuple[_Part, ...]:
+    """A source for some processors, of those that this architecture has."""
+    return tuple(
+        _Part(
+            source,
+            name,
+            # Comparisons raise no signals, which lets vectors be compared.
+            (
+                f"-DPROCESSOR={name}",
+                "-std=c++17",
+                "-fno-trapping-math",
+                *options,
+            ),
+        )
+        for name, options in _PROCESSORS.items()
+        if name in processors
+    )
+
 
 _LIBRARIES = {
     "random_crop": _Library(
@@ -65,21 +85,8 @@ _LIBRARIES = {
     ),
     "batch_norm": _Library(
         options=(),
-        headers=("batch_norm_blocks.h",),
-        parts=tuple(
-            _Part(
-                "batch_norm_blocks.cc",
-                name,
-                # Comparisons raise no signals, which lets vectors be compared.
-                (
-                    f"-DPROCESSOR={name}",
-                    "-std=c++17",
-                    "-fno-trapping-math",
-                    *options,
-                ),
-            )
-            for name, options in _PROCESSORS.items()
-        ),
+        headers=("batch_norm_blocks.h", "numbers.h", "processors.h"),
+        parts=_blocks("batch_norm_blocks.cc", ("kGeneric", "kAvx2", "kAvx512")),
     ),
 }
 
