@@ -19,9 +19,11 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
+from absl import logging
 
-from hvd_imagenet import devices, parts, wire
+from hvd_imagenet import devices, parts, shared_memory, wire
 from hvd_imagenet.processes import Processes
+from hvd_imagenet.shared_memory import SharedMemory
 from hvd_imagenet.world import World, is_elastic, launched_size
 
 # Used where there is no GPU, unless the environment says otherwise. Horovod's
@@ -33,6 +35,8 @@ _CPU_ENVIRONMENT = {"HOROVOD_CYCLE_TIME": "10"}
 
 class HorovodProcesses(Processes):
     """A world of processes that horovodrun or mpirun started."""
+
+    transport = "Horovod"
 
     def __init__(self, hvd: Any, compression: str, *, has_gpus: bool):
         """Wraps an initialised `horovod.tensorflow`.
@@ -57,6 +61,7 @@ class HorovodProcesses(Processes):
         )
         self._hvd = hvd
         self._has_gpus = has_gpus
+        self._memory: SharedMemory | None = None
         self._format = wire.make_format(compression, hvd.size())
         self._parts = None
         if self._format is None:
@@ -91,8 +96,25 @@ class HorovodProcesses(Processes):
     def sum_in_graph(self, values: tf.Tensor) -> tf.Tensor:
         return self._hvd.allreduce(values, op=self._hvd.Sum)
 
+    def exchange(
+        self, gradients: Sequence[tf.Tensor], numbers: tf.Tensor
+    ) -> tuple[list[tf.Tensor], tf.Tensor]:
+        are_float32 = all(each.dtype == tf.float32 for each in gradients)
+        if self._memory is None or not are_float32:
+            return super().exchange(gradients, numbers)
+        dtype = tf.float32 if self._format is None else self._format.dtype
+        return self._memory.exchange(gradients, numbers, dtype)
+
     def with_compression(self, compression: str) -> Processes:
-        return HorovodProcesses(self._hvd, compression, has_gpus=self._has_gpus)
+        made = HorovodProcesses(self._hvd, compression, has_gpus=self._has_gpus)
+        if self._memory is not None:
+            made.share(self._memory)
+        return made
+
+    def share(self, memory: SharedMemory) -> None:
+        """Lets the gradients of steps travel by what all ranks share."""
+        self._memory = memory
+        self.transport = "shared memory"
 
     def average(self, variables: Sequence[keras.Variable]) -> None:
         def exchange(value, name):
@@ -135,6 +157,7 @@ class HorovodProcesses(Processes):
 def start(
     *,
     compression: str = "none",
+    transport: str = "auto",
     timeline: bool = False,
     again: bool = False,
     environ: MutableMapping[str, str] = os.environ,
@@ -147,7 +170,11 @@ def start(
     Args:
         compression: "none", "fp16" or "bf16", the format of gradients on the
             wire. One process without a launcher has none.
-        timeline: whether `Processes.timeline` will be used.
+        transport: "auto", or "horovod" to exchange the gradients of a step by
+            Horovod also between processes that could share memory: all on one
+            host, without GPUs, not elastic.
+        timeline: whether `Processes.timeline` will be used, which shows what
+            Horovod does; it then does all.
         again: whether to leave those who were joined before, and join those
             who are there now; of an elastic launcher. Devices stay.
         environ: environment variables; Horovod's own win over our defaults.
@@ -174,6 +201,13 @@ def start(
         )
     if not again:
         _choose_devices(gpus, processes.world)
+    could_share = launched is not None and not gpus and not is_elastic(environ)
+    if could_share and transport == "auto" and not timeline:
+        memory, problem = shared_memory.join(processes)
+        if memory is None:
+            logging.info("Gradients are exchanged by Horovod: %s.", problem)
+        else:
+            processes.share(memory)
     if gpus:
         here = (socket.gethostname(), environ.get("CUDA_VISIBLE_DEVICES", ""))
         visible = [
@@ -217,7 +251,9 @@ def call_when_hosts_change(call: Callable[[], None]) -> None:
 
 def is_exchange_failure(error: BaseException) -> bool:
     """Whether an exchange failed, as it does where another rank has gone."""
-    return isinstance(error, tf.errors.OpError) and "orovod" in str(error)
+    return isinstance(error, tf.errors.OpError) and (
+        "orovod" in str(error) or shared_memory.is_failure(error)
+    )
 
 
 def describe_build() -> dict[str, Any] | str:

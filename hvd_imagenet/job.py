@@ -235,6 +235,7 @@ def _environment(job: Job) -> dict[str, Any]:
         "world": dataclasses.asdict(job.processes.world),
         "threads_per_process": job.threads,
         "data": _descriptions(job),
+        "transport": job.processes.transport,
         "wire": job.wire_choice and dataclasses.asdict(job.wire_choice),
         "variables": environment.describe(os.environ),
     }

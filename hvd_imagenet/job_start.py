@@ -80,7 +80,10 @@ def join(config: Config) -> Processes:
     Raises:
         ValueError: one sentence on what is wrong and the remedy.
     """
-    return distributed.start(compression=config.optimization.compression)
+    return distributed.start(
+        compression=config.optimization.compression,
+        transport=config.optimization.transport,
+    )
 
 
 def begin(

@@ -35,25 +35,26 @@ class Signals(NamedTuple):
     faults: tf.Tensor
 
 
-def exchange(
-    processes: Processes,
+def of_rank(
     asks_to_stop: tf.Tensor,
     loss: tf.Tensor,
     weights: Sequence[tf.Tensor],
     gradients: Sequence[tf.Tensor],
-) -> Signals:
-    """Tells the others, inside a `tf.function`. A collective operation.
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """What to tell the others, inside a `tf.function`.
 
     Only the loss and the first gradient are looked at in every step: what is
     not finite in the forward pass reaches the loss, what is not in the
     backward pass all layers below. All are, where these are not.
 
     Args:
-        processes: the ranks.
         asks_to_stop: [] float32, 1 if this rank was asked to.
         loss: [] float32, of this rank.
         weights: trainable, from the images to the logits.
         gradients: of this rank, in the same order, before the exchange.
+
+    Returns:
+        ([2] float32: `asked` and `faulty` of this rank alone, `faults`)
     """
     is_faulty = _has_fault(loss) | _has_fault(gradients[0])
     tensors = [loss, *weights, *gradients]
@@ -62,9 +63,7 @@ def exchange(
         lambda: tf.stack([_has_fault(tensor) for tensor in tensors]),
         lambda: tf.zeros([len(tensors)], tf.bool),
     )
-    own = tf.stack([asks_to_stop, tf.cast(is_faulty, tf.float32)])
-    asked, faulty = tf.unstack(processes.sum_in_graph(own))
-    return Signals(asked, faulty, faults)
+    return tf.stack([asks_to_stop, tf.cast(is_faulty, tf.float32)]), faults
 
 
 def _has_fault(tensor: tf.Tensor) -> tf.Tensor:

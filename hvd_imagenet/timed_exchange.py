@@ -18,7 +18,7 @@ class TimedExchange:
     def __init__(self, processes: Processes):
         @tf.function
         def exchange(tensors):
-            means = processes.average_gradients(tensors)
+            means, _ = processes.exchange(tensors, tf.zeros([2]))
             # There when all of them are.
             return means, tf.add_n([tf.reshape(m, [-1])[0] for m in means])
 

@@ -215,16 +215,13 @@ class Trainer:
                 for total, gradient in zip(self._sums, gradients, strict=True)
             ]
         weights = self.model.trainable_variables
-        told = signals.exchange(
-            self._processes,
-            asks_to_stop,
-            loss,
-            [v.value for v in weights],
-            gradients,
+        own, faults = signals.of_rank(
+            asks_to_stop, loss, [v.value for v in weights], gradients
         )
         # Averaged before the loss-scaling optimizer looks for inf and nan, so
         # that all ranks find the same and skip together.
-        gradients = self._processes.average_gradients(gradients)
+        gradients, sums = self._processes.exchange(gradients, own)
+        told = Signals(*tf.unstack(sums), faults)
         # Of the gradients alone: the updates need not wait until weights are
         # read.
         norms = tf.cond(

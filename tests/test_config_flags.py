@@ -417,6 +417,7 @@ _OTHER = {
     "label_smoothing": 0.1,
     "bce_target_threshold": 0.2,
     "compression": "fp16",
+    "transport": "horovod",
     "phase_epochs": (1 / 3, 30.5),
     "phase_image_sizes": (128, 2_048),
     "phase_crop_area_min": (0.25, 1 / 3),

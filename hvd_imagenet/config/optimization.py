@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from hvd_imagenet.knobs import Checked, recipe
+from hvd_imagenet.knobs import Checked, recipe, site
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -165,4 +165,12 @@ class OptimizationConfig(Checked):
         " overflow on 2,048 of them. bf16 needs, on GPUs, a Horovod that can"
         " sum it (0.28.1 cannot: the run is refused).",
         choices=("none", "fp16", "bf16", "auto"),
+    )
+    transport: str = site(
+        "auto",
+        "What gradients travel by. auto: memory that the processes share, where"
+        " all are on one host, without GPUs and --elastic, and tools/setup has"
+        " compiled the operation for it; else Horovod. horovod: Horovod in any"
+        " case.",
+        choices=("auto", "horovod"),
     )

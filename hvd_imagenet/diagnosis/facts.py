@@ -14,7 +14,7 @@ from hvd_imagenet import distributed
 from hvd_imagenet.cluster import host_facts
 from hvd_imagenet.config import Config
 from hvd_imagenet.diagnosis import versions
-from hvd_imagenet.kernels import batch_norm, random_crop
+from hvd_imagenet.kernels import batch_norm, random_crop, shared_mean
 from hvd_imagenet.kernels.loading import MissingKernelError
 
 _SHARED_MEMORY = "/dev/shm"
@@ -77,6 +77,7 @@ def missing_kernels() -> dict[str, str | None]:
     return {
         "input kernel": missing(random_crop.load),
         "batch normalization": missing(batch_norm.load),
+        "exchange within a host": missing(shared_mean.load),
     }
 
 

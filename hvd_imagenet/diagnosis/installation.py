@@ -175,8 +175,8 @@ def kernels(facts: Facts) -> list[Finding]:
                 check,
                 f"the compiled operation is not used on {names(hosts)}:"
                 f" {reason}",
-                "run tools/setup there; TensorFlow's own operations do the same"
-                " in more time",
+                "run tools/setup there; what TensorFlow and Horovod have of"
+                " their own does the same in more time",
             )
             for reason, hosts in grouped(reasons).items()
             if reason is not None

@@ -88,6 +88,12 @@ _LIBRARIES = {
         headers=("batch_norm_blocks.h", "numbers.h", "processors.h"),
         parts=_blocks("batch_norm_blocks.cc", ("kGeneric", "kAvx2", "kAvx512")),
     ),
+    "shared_mean": _Library(
+        options=(),
+        headers=("shared_mean_blocks.h", "numbers.h", "processors.h"),
+        # Of wider vectors memory would make nothing.
+        parts=_blocks("shared_mean_blocks.cc", ("kGeneric", "kAvx2")),
+    ),
 }
 
 

@@ -7,7 +7,7 @@ namespace hvd_imagenet {
 
 #ifdef __x86_64__
 
-// -march=haswell.
+// -march=haswell; what has AVX2 has F16C.
 inline bool HasAvx2() {
   return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi2") &&
          __builtin_cpu_supports("fma");

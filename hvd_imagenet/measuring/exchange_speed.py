@@ -77,7 +77,9 @@ def measure(options: BenchmarkOptions, config: Config) -> dict[str, Any] | None:
             " it with horovodrun -np 2 or more."
         )
     compression = config.optimization.compression
-    processes = distributed.start(compression=compression)
+    processes = distributed.start(
+        compression=compression, transport=config.optimization.transport
+    )
     world = processes.world
     model = resnet.build_model(config.model)
     gradients = [tuple(v.shape) for v in model.trainable_variables]
@@ -99,6 +101,7 @@ def measure(options: BenchmarkOptions, config: Config) -> dict[str, Any] | None:
     return {
         "mode": "allreduce",
         "processes": world.size,
+        "transport": processes.transport,
         "model": config.model.model,
         "exchanges": [dataclasses.asdict(m) for m in measured],
         "variables": environment.describe(os.environ),

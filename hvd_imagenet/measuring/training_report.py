@@ -24,6 +24,7 @@ class Job:
     image_size: int
     precision: str
     compression: str
+    transport: str
     source: str
     processes: int
     threads_per_process: int

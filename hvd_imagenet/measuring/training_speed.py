@@ -47,6 +47,7 @@ def measure(options: BenchmarkOptions, config: Config) -> dict[str, Any] | None:
     _require_outputs(options)
     processes = distributed.start(
         compression=config.optimization.compression,
+        transport=config.optimization.transport,
         timeline=options.timeline_file is not None,
     )
     processes, choice = wire_choice.settle(config, processes)
@@ -96,6 +97,7 @@ def measure(options: BenchmarkOptions, config: Config) -> dict[str, Any] | None:
         compression=choice.compression
         if choice
         else config.optimization.compression,
+        transport=processes.transport,
         source=data.train.description,
         processes=world.size,
         threads_per_process=devices.threads_per_process(world),
