@@ -201,13 +201,16 @@ def start(
         )
     if not again:
         _choose_devices(gpus, processes.world)
-    could_share = launched is not None and not gpus and not is_elastic(environ)
-    if could_share and transport == "auto" and not timeline:
+    if (
+        transport == "auto"
+        and 1 < processes.world.size == processes.world.local_size
+        and not (gpus or timeline or is_elastic(environ))
+    ):
         memory, problem = shared_memory.join(processes)
-        if memory is None:
-            logging.info("Gradients are exchanged by Horovod: %s.", problem)
-        else:
+        if memory is not None:
             processes.share(memory)
+        elif processes.world.is_first:
+            logging.warning("Gradients travel by Horovod: %s.", problem)
     if gpus:
         here = (socket.gethostname(), environ.get("CUDA_VISIBLE_DEVICES", ""))
         visible = [

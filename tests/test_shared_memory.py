@@ -13,7 +13,6 @@ from hvd_imagenet import convolutions, shared_memory
 from hvd_imagenet.kernels import build, shared_mean
 from hvd_imagenet.processes import Processes
 from hvd_imagenet.shared_memory import SharedMemory
-from hvd_imagenet.world import World
 
 _DTYPES = (tf.float32, tf.float16, tf.bfloat16)
 # Of many chunks, of one number, of none, and of no even part of a line.
@@ -241,15 +240,8 @@ def test_a_place_is_taken_once(tmp_path):
     del ranks
 
 
-class _OneHost(Processes):
-    """Alone, but as it would be with launcher and Horovod."""
-
-    def __init__(self, **world):
-        super().__init__(World(**world))
-
-
 def test_memory_is_left_nowhere(tmp_path):
-    memory, problem = shared_memory.join(_OneHost(), tmp_path)
+    memory, problem = shared_memory.join(Processes(), tmp_path)
     assert memory is not None
     assert problem == ""
     assert list(tmp_path.iterdir()) == []
@@ -260,19 +252,12 @@ def test_memory_is_left_nowhere(tmp_path):
     assert sums.numpy().tolist() == [3.0]
 
 
-def test_ranks_on_several_hosts_share_none(tmp_path):
-    processes = _OneHost(size=4, local_size=2)
-    memory, problem = shared_memory.join(processes, tmp_path)
-    assert memory is None
-    assert problem == "the processes are on several hosts"
-
-
 def test_no_room_is_told(tmp_path, monkeypatch):
     def full(descriptor, offset, length):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "posix_fallocate", full)
-    memory, problem = shared_memory.join(_OneHost(), tmp_path)
+    memory, problem = shared_memory.join(Processes(), tmp_path)
     assert memory is None
     assert problem == f"{tmp_path} has no 32 MiB: No space left on device"
     assert list(tmp_path.iterdir()) == []

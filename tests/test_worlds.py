@@ -97,6 +97,21 @@ def test_weights_and_statistics_do_not_depend_on_the_ranks(runs, ranks):
     assert difference < 1e-3, name
 
 
+@pytest.mark.core
+def test_either_transport_trains_the_same(runs, patterns, tmp_path):
+    def environment(workdir):
+        return json.loads((workdir / "environment.json").read_text())
+
+    by_horovod = _train(2, patterns, tmp_path, "--transport=horovod")
+    assert environment(by_horovod)["transport"] == "Horovod"
+    assert environment(runs[2])["transport"] == "shared memory"
+    ours, theirs = _arrays(runs[2]), _arrays(by_horovod)
+    assert ours.keys() == theirs.keys()
+    # A sum of two has but one order.
+    for name in theirs:
+        np.testing.assert_array_equal(ours[name], theirs[name], name)
+
+
 @pytest.mark.slow
 def test_regularisation_does_not_depend_on_the_ranks(regularised):
     one, two = (jobs.metrics(regularised[k]) for k in (1, 2))
