@@ -99,6 +99,16 @@ def test_hosts_on_which_all_is_well_have_one_ok_per_check():
     assert len(set(checks)) == len(checks) == 12
 
 
+def test_operations_are_examined_where_they_have_a_use():
+    without = {"missing_kernels": {"input kernel": None}}
+    findings = installation.kernels(_hosts(**without))
+    assert [found.text for found in findings] == [
+        "its compiled operation works on 2 hosts",
+        "its compiled operation works on 1 host",
+        "its compiled operation works on 1 host",
+    ]
+
+
 _CPU = {"tensorflow_gpus": 0, "gpus_free": []}
 
 

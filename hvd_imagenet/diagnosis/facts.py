@@ -64,7 +64,8 @@ def gather(
 def missing_kernels() -> dict[str, str | None]:
     """Why compiled operations are not used, by name; None for those that are.
 
-    TensorFlow runs them, so the devices have to be chosen before.
+    Of those that the device of this process has a use for. TensorFlow runs
+    them, so the devices have to be chosen before.
     """
 
     def missing(load: Callable[[], Any]) -> str | None:
@@ -74,11 +75,11 @@ def missing_kernels() -> dict[str, str | None]:
             return str(error)
         return None
 
-    return {
-        "input kernel": missing(random_crop.load),
-        "batch normalization": missing(batch_norm.load),
-        "exchange within a host": missing(shared_mean.load),
-    }
+    operations = {"input kernel": random_crop.load}
+    if not tf.config.get_visible_devices("GPU"):
+        operations["batch normalization"] = batch_norm.load
+        operations["exchange within a host"] = shared_mean.load
+    return {name: missing(load) for name, load in operations.items()}
 
 
 def host_name(environ: Mapping[str, str]) -> str:

@@ -1,5 +1,6 @@
 """What is installed on the hosts: the same, tried, and able to do the job."""
 
+import collections
 import dataclasses
 from collections.abc import Mapping
 from typing import Any
@@ -168,8 +169,12 @@ def gpus(facts: Facts, slots: Mapping[str, int]) -> list[Finding]:
 def kernels(facts: Facts) -> list[Finding]:
     """Whether the compiled operations are used."""
     findings = []
-    for check in next(iter(facts.values()))["missing_kernels"]:
-        reasons = each(facts, lambda f, name=check: f["missing_kernels"][name])
+    # Hosts with GPUs have a use for fewer.
+    reasons = collections.defaultdict(dict)
+    for host, of_host in facts.items():
+        for check, reason in of_host["missing_kernels"].items():
+            reasons[check][host] = reason
+    for check, by_host in reasons.items():
         found = [
             warning(
                 check,
@@ -178,11 +183,11 @@ def kernels(facts: Facts) -> list[Finding]:
                 "run tools/setup there; what TensorFlow and Horovod have of"
                 " their own does the same in more time",
             )
-            for reason, hosts in grouped(reasons).items()
+            for reason, hosts in grouped(by_host).items()
             if reason is not None
         ]
         findings += found or [
-            ok(check, f"its compiled operation works on {_hosts(len(facts))}")
+            ok(check, f"its compiled operation works on {_hosts(len(by_host))}")
         ]
     return findings
 

@@ -1,8 +1,11 @@
 """Environments of ours that are compared: each has its own TensorFlow."""
 
+import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
+from typing import Any
 
 from absl import flags
 
@@ -13,6 +16,8 @@ try:
 except metadata.PackageNotFoundError:
     print(metadata.version("tensorflow"))
 """
+
+_SECONDS = 1800
 
 _FLAGS = flags.FLAGS
 flags.DEFINE_multi_string(
@@ -35,6 +40,26 @@ def variables(python: str) -> dict[str, str]:
     """The environment in which commands of a Python run."""
     bin_folder = os.path.dirname(os.path.abspath(python))
     return os.environ | {"PATH": f"{bin_folder}:{os.environ['PATH']}"}
+
+
+def result(command: Sequence[str], python: str, key: str) -> dict[str, Any]:
+    """Runs a command; the JSON object with this key that it prints."""
+    finished = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        timeout=_SECONDS,
+        env=variables(python),
+    )
+    if finished.returncode:
+        raise RuntimeError(f"{command} failed: {finished.stderr}")
+    # horovodrun puts the rank before each line.
+    (line,) = (
+        line[line.index("{") :]
+        for line in finished.stdout.splitlines()
+        if f'"{key}"' in line
+    )
+    return json.loads(line)
 
 
 def _version(python: str) -> str:

@@ -11,10 +11,8 @@ as often as --repeats says. Prints medians in ms, and of the ratios of Gloo's
 time to theirs within a repeat.
 """
 
-import json
 import pathlib
 import statistics
-import subprocess
 import sys
 from collections.abc import Sequence
 
@@ -23,7 +21,6 @@ from absl import app, flags
 import environments
 
 _HERE = pathlib.Path(__file__).parent
-_SECONDS = 600
 _PROCESSES = 2
 _FORMATS = {"float32": "float32", "float16": "fp16"}
 _GLOO = "Gloo, one buffer, sum in place"
@@ -41,7 +38,9 @@ def main(argv: Sequence[str]) -> None:
     for _ in range(_FLAGS.repeats):
         elements = 0
         for transport in ("auto", "horovod"):
-            result = _run(_ours(transport), sys.executable)
+            result = environments.result(
+                _ours(transport), sys.executable, "exchanges"
+            )
             for exchange in result["exchanges"]:
                 what = exchange["what"]
                 if not what.startswith("gradients"):
@@ -50,7 +49,9 @@ def main(argv: Sequence[str]) -> None:
                 name = f"{what}, {wire}, {result['transport']}"
                 took.setdefault(name, []).append(1e3 * exchange["seconds"])
                 elements = exchange["gradient_bytes"] // 4
-        seconds = _run(_gloo(elements), _FLAGS.torch_python)["seconds"]
+        seconds = environments.result(
+            _gloo(elements), _FLAGS.torch_python, "seconds"
+        )["seconds"]
         took.setdefault(_GLOO, []).append(1e3 * statistics.median(seconds))
         sys.stderr.write(
             f"{ {name: each[-1] for name, each in took.items()} }\n"
@@ -80,26 +81,6 @@ def _gloo(elements: int) -> list[str]:
         *(str(torchrun), f"--nproc-per-node={_PROCESSES}"),
         *(str(_HERE / "torch_exchange.py"), str(elements), str(_FLAGS.times)),
     ]
-
-
-def _run(command: Sequence[str], python: str) -> dict:
-    """The JSON object that the first process prints."""
-    finished = subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        timeout=_SECONDS,
-        env=environments.variables(python),
-    )
-    if finished.returncode:
-        raise RuntimeError(f"{command} failed: {finished.stderr}")
-    # horovodrun puts the rank before each line.
-    (line,) = (
-        line[line.index("{") :]
-        for line in finished.stdout.splitlines()
-        if '"seconds"' in line
-    )
-    return json.loads(line)
 
 
 if __name__ == "__main__":

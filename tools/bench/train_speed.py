@@ -13,10 +13,8 @@ turn, as often as --repeats says. Prints a table of medians, and of ratios
 within a repeat.
 """
 
-import json
 import pathlib
 import statistics
-import subprocess
 import sys
 from collections.abc import Sequence
 
@@ -25,7 +23,6 @@ from absl import app, flags
 import environments
 
 _HERE = pathlib.Path(__file__).parent
-_SECONDS = 1800
 
 _FLAGS = flags.FLAGS
 flags.DEFINE_string(
@@ -56,7 +53,8 @@ def main(argv: Sequence[str]) -> None:
                     command = _torch(precision, processes)
                     contenders["PyTorch"] = (command, _FLAGS.torch_python)
                 for contender, (command, python) in contenders.items():
-                    rate = _run(command, python)
+                    key = "images_per_second"
+                    rate = environments.result(command, python, key)[key]
                     rates.setdefault(name, {}).setdefault(contender, [])
                     rates[name][contender].append(rate)
                     sys.stderr.write(f"{name}: {contender} {rate:.3f}\n")
@@ -100,26 +98,6 @@ def _torch(precision: str, processes: int) -> list[str]:
         *(str(_HERE / "torch_train.py"), precision),
         *(str(threads), str(_FLAGS.steps)),
     ]
-
-
-def _run(command: Sequence[str], python: str) -> float:
-    """Images per second of all processes."""
-    finished = subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        timeout=_SECONDS,
-        env=environments.variables(python),
-    )
-    if finished.returncode:
-        raise RuntimeError(f"{command} failed: {finished.stderr}")
-    # horovodrun puts the rank before each line.
-    (line,) = (
-        line[line.index("{") :]
-        for line in finished.stdout.splitlines()
-        if '"images_per_second"' in line
-    )
-    return json.loads(line)["images_per_second"]
 
 
 if __name__ == "__main__":
