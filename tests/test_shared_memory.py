@@ -226,6 +226,12 @@ def test_ranks_with_other_gradients_are_refused(tmp_path):
             each.result(timeout=10)
 
 
+def test_too_many_numbers_are_refused(tmp_path):
+    ranks = _Ranks(tmp_path, 1)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="17 numbers are"):
+        ranks.start(0, _gradients(0), range(17)).result(timeout=10)
+
+
 def test_memory_that_is_too_small_is_refused(tmp_path):
     ranks = _Ranks(tmp_path, 2, length=4096 * 3)
     with pytest.raises(tf.errors.InvalidArgumentError, match="too few for 2"):

@@ -132,7 +132,7 @@ class Segment {
 // The gradients of a step, one behind the other.
 class Pieces {
  public:
-  explicit Pieces(OpKernelContext* context, int count) : starts_(count + 1) {
+  Pieces(OpKernelContext* context, int count) : starts_(count + 1) {
     for (int i = 0; i < count; ++i) {
       starts_[i + 1] = starts_[i] + context->input(i).NumElements();
     }
@@ -143,7 +143,7 @@ class Pieces {
   // Calls visit(gradient, place in it, place among all, count) for what there
   // is from `begin` to `end`.
   template <typename Visit>
-  void Each(int64_t begin, int64_t end, Visit visit) const {
+  void Each(int64_t begin, int64_t end, const Visit& visit) const {
     size_t i = std::upper_bound(starts_.begin(), starts_.end(), begin) -
                starts_.begin() - 1;
     for (; begin < end; ++i) {
@@ -183,8 +183,8 @@ class SharedMean : public OpKernel {
   void Compute(OpKernelContext* context) override {
     const Tensor& numbers = context->input(count_);
     OP_REQUIRES(context, numbers.NumElements() <= kMostNumbers,
-                InvalidArgument(numbers.NumElements(), " numbers are more than ",
-                                kMostNumbers));
+                InvalidArgument(numbers.NumElements(),
+                                " numbers are more than ", kMostNumbers));
     const Pieces pieces(context, count_);
     std::vector<const float*> from(count_);
     std::vector<float*> to(count_);
@@ -228,39 +228,30 @@ class SharedMean : public OpKernel {
       const int64_t begin = std::min(first + rank_ * part, end);
       const int64_t stop = std::min(begin + part, end);
       char* const chunk = segment_.chunks + rank_ * segment_.chunk_bytes;
-      const auto write = [&](int64_t begin, int64_t end) {
-        InParallel(context, begin, end, [&](int64_t begin, int64_t end) {
-          pieces.Each(begin, end, [&](int i, int64_t at, int64_t all, int64_t n) {
-            functions_.write(n, from[i] + at, chunk + (all - first) * bytes_);
-          });
-        });
+      const auto write = [&](int i, int64_t at, int64_t place, int64_t n) {
+        functions_.write(n, from[i] + at, chunk + (place - first) * bytes_);
       };
-      write(first, begin);
-      write(stop, end);
+      InParallel(context, pieces, first, begin, write);
+      InParallel(context, pieces, stop, end, write);
       TF_RETURN_IF_ERROR(Meet(context));
       if (first == 0) {
         TF_RETURN_IF_ERROR(CheckSizes());
         Sum(sums);
       }
-      InParallel(context, begin, stop, [&](int64_t begin, int64_t end) {
-        pieces.Each(begin, end, [&](int i, int64_t at, int64_t all, int64_t n) {
-          const int64_t offset = (all - first) * bytes_;
-          const Contributions of = {from[i] + at, segment_.chunks + offset,
-                                    segment_.chunk_bytes, rank_, ranks_};
-          functions_.mean(n, of, segment_.means + offset, to[i] + at);
-        });
-      });
-      TF_RETURN_IF_ERROR(Meet(context));
-      const auto read = [&](int64_t begin, int64_t end) {
-        InParallel(context, begin, end, [&](int64_t begin, int64_t end) {
-          pieces.Each(begin, end, [&](int i, int64_t at, int64_t all, int64_t n) {
-            functions_.read(n, segment_.means + (all - first) * bytes_,
-                            to[i] + at);
-          });
-        });
+      const auto mean = [&](int i, int64_t at, int64_t place, int64_t n) {
+        const int64_t offset = (place - first) * bytes_;
+        const Contributions of = {from[i] + at, segment_.chunks + offset,
+                                  segment_.chunk_bytes, rank_, ranks_};
+        functions_.mean(n, of, segment_.means + offset, to[i] + at);
       };
-      read(first, begin);
-      read(stop, end);
+      InParallel(context, pieces, begin, stop, mean);
+      TF_RETURN_IF_ERROR(Meet(context));
+      const auto read = [&](int i, int64_t at, int64_t place, int64_t n) {
+        const int64_t offset = (place - first) * bytes_;
+        functions_.read(n, segment_.means + offset, to[i] + at);
+      };
+      InParallel(context, pieces, first, begin, read);
+      InParallel(context, pieces, stop, end, read);
       first = end;
     } while (first < pieces.elements());
     return absl::OkStatus();
@@ -272,10 +263,10 @@ class SharedMean : public OpKernel {
     return ((elements + ranks_ - 1) / ranks_ + line - 1) / line * line;
   }
 
-  // Calls work(begin, end) for parts of a range, on TensorFlow's threads.
-  template <typename Work>
-  static void InParallel(OpKernelContext* context, int64_t begin, int64_t end,
-                         const Work& work) {
+  // As Pieces::Each, in parts, on TensorFlow's threads.
+  template <typename Visit>
+  static void InParallel(OpKernelContext* context, const Pieces& pieces,
+                         int64_t begin, int64_t end, const Visit& visit) {
     if (begin >= end) return;
     constexpr int64_t kAtOnce = 16384;
     constexpr int64_t kNanoseconds = 10'000;  // For as many, about.
@@ -283,8 +274,9 @@ class SharedMean : public OpKernel {
     const int64_t blocks = (end - begin + kAtOnce - 1) / kAtOnce;
     tensorflow::Shard(threads.num_threads, threads.workers, blocks,
                       kNanoseconds, [&](int64_t block, int64_t last) {
-                        work(begin + block * kAtOnce,
-                             std::min(begin + last * kAtOnce, end));
+                        pieces.Each(begin + block * kAtOnce,
+                                    std::min(begin + last * kAtOnce, end),
+                                    visit);
                       });
   }
 

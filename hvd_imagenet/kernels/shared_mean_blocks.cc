@@ -1,7 +1,7 @@
-// Parts of a mean over processes, as plain loops that the compiler makes vectors
-// of. Compiled once per kind of processor, with PROCESSOR as the name of what
-// comes out, and so with nothing of the standard library but what the compiler
-// has itself.
+// Parts of a mean over processes, as plain loops that the compiler makes
+// vectors of. Compiled once per kind of processor, with PROCESSOR as the name
+// of what comes out, and so with nothing of the standard library but what the
+// compiler has itself.
 
 #include "shared_mean_blocks.h"
 
