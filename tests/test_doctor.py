@@ -497,7 +497,7 @@ def test_one_process_examines_its_host(digits, tmp_path):
     assert len(rows) == 17
     said = json.loads((tmp_path / "found.json").read_text())
     assert said["worst"] == "ok"
-    assert len(said["findings"]) == 16
+    assert len(said["findings"]) == 17
     (host,) = said["hosts"]
     assert host["slots"] == 1
     (reading,) = said["readings"].values()
@@ -519,6 +519,8 @@ def test_two_processes_average(tmp_path):
     assert said["worst"] == "ok", finished.stdout
     assert said["allreduce"]["processes"] == 2
     assert said["allreduce"]["format"] == "fp16"
+    assert said["allreduce"]["transport"] == "shared memory"
+    assert "over 2 processes by shared memory in" in finished.stdout
     assert said["allreduce"]["bytes"] / said["allreduce"]["seconds"] > 1e6
     assert said["hosts"][0]["slots"] == 2
 

@@ -69,7 +69,8 @@ def examine(
         watch.begin("waiting for all processes to join")
         try:
             processes = distributed.start(
-                compression=config.optimization.compression
+                compression=config.optimization.compression,
+                transport=config.optimization.transport,
             )
         except ValueError as error:
             text, _, remedy = str(error).partition("; ")

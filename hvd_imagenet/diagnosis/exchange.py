@@ -128,7 +128,7 @@ def allreduce(
         ]
     text = (
         f"{size(measured['bytes'])} of {measured['format']} over"
-        f" {measured['processes']} processes in"
+        f" {measured['processes']} processes by {measured['transport']} in"
         f" {1e3 * measured['seconds']:.0f} ms"
     )
     good = [link for link in links if not link.error]

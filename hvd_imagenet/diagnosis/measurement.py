@@ -85,7 +85,7 @@ def interface() -> str | None:
 def time_allreduce(
     processes: Processes, compression: str
 ) -> dict[str, Any] | None:
-    """Averages what is known, several times."""
+    """Averages what is known, several times, as a training step would."""
     world = processes.world
     if world.size == 1:
         return None
@@ -105,6 +105,7 @@ def time_allreduce(
         "bytes": _ALLREDUCE_BYTES,
         "format": "float32" if compression in ("none", "auto") else compression,
         "processes": world.size,
+        "transport": processes.transport,
         "seconds": statistics.median(seconds),
         "error": error,
     }
