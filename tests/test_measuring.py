@@ -118,6 +118,7 @@ def _job(processes):
         image_size=32,
         precision="float32",
         compression="none",
+        transport="shared memory",
         source="synthetic images",
         processes=processes,
         threads_per_process=1,
