@@ -1,6 +1,6 @@
 """Gradients averaged by the processes of one host in memory that they share.
 
-On one host Horovod's rings go through sockets, and every number through two
+On one host Horovod's rings go through sockets, and every number through four
 more copies. Where all processes are on one host and their gradients in its
 memory, they are averaged there (`kernels/shared_mean.cc`); what else processes
 tell each other stays Horovod's.

@@ -1,8 +1,8 @@
 """What ranks tell each other with the gradients of a step.
 
 All ranks see the same sums, so that they stop together, at the same step, and
-none waits for one that has gone. The exchange is of two numbers, which ride
-along with the last gradients.
+none waits for one that has gone. They tell two numbers, which ride along with
+the gradients.
 """
 
 import socket
