@@ -14,6 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from hvd_imagenet import distributed
+from hvd_imagenet.horovod_processes import HorovodProcesses
 
 
 def gradients(rank):
@@ -34,7 +35,7 @@ def main():
     given = gradients(processes.world.rank)
     record["sent"] = [float(value) for value in given["spread"]]
     # As on GPUs, the last: Horovod's own sums.
-    on_gpus = distributed.HorovodProcesses(hvd, "fp16", has_gpus=True)
+    on_gpus = HorovodProcesses(hvd, "fp16", has_gpus=True)
     formats = {
         "fp16": processes,
         "bf16": processes.with_compression("bf16"),
