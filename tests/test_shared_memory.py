@@ -190,7 +190,7 @@ def test_a_rank_that_has_gone_is_named(tmp_path):
     waiting = [ranks.start(rank, _gradients(rank)) for rank in (0, 2)]
     ranks.leave(1)
     for each in waiting:
-        with pytest.raises(tf.errors.AbortedError, match=r"rank \d has gone"):
+        with pytest.raises(tf.errors.AbortedError, match="rank 1 has gone"):
             each.result(timeout=10)
 
 
@@ -213,7 +213,7 @@ def test_a_rank_that_does_not_come_is_named(tmp_path):
     ):
         waiting.result(timeout=10)
     # Who gave up does not take part any more, and says so to who comes late.
-    with pytest.raises(tf.errors.OpError, match="rank"):
+    with pytest.raises(tf.errors.AbortedError, match="rank 0 has given up"):
         ranks.start(1, _gradients(1)).result(timeout=10)
 
 

@@ -334,11 +334,14 @@ class SharedMean : public OpKernel {
       const uint32_t seen = place.meetings.load(std::memory_order_acquire);
       // Before it is asked whether others come: one that has gone may have been
       // here before.
-      const bool is_gone = IsGone(rank) || place.has_failed.load() != 0;
+      const bool is_gone = IsGone(rank);
+      const bool has_failed = place.has_failed.load() != 0;
       if (has_come()) return absl::OkStatus();
-      if (is_gone) {
+      if (is_gone || has_failed) {
+        // Who gave up knows whom it waited for.
         return tensorflow::errors::Aborted(
-            "rank ", rank, " has gone while gradients were exchanged");
+            "rank ", rank, is_gone ? " has gone" : " has given up",
+            " while gradients were exchanged");
       }
       auto* cancellation = context->cancellation_manager();
       if (cancellation != nullptr && cancellation->IsCancelled()) {
