@@ -1,9 +1,13 @@
-"""Convolutions that find their weights' gradients by matrix products.
+"""Convolutions in fewer products, or by matrix products, on CPUs.
 
-Where that is faster: in bfloat16 on CPUs with AMX. There oneDNN's gradient by
-weights reaches a third of the rate of its other convolutions, and its products
-do not. ResNet-50 at 224 pixels, batch 32, two threads (Intel Xeon, TensorFlow
-2.18.1): the 1x1 convolutions of a step take 656 ms for it, as products 286 ms.
+In float32, those of 3x3 by Winograd's minimal filtering (`kernels/winograd.py`)
+which takes half of oneDNN's time.
+
+In bfloat16 on CPUs with AMX, gradients by weights as matrix products. There
+oneDNN's gradient by weights reaches a third of the rate of its other
+convolutions, and its products do not. ResNet-50 at 224 pixels, batch 32, two
+threads (Intel Xeon, TensorFlow 2.18.1): the 1x1 convolutions of a step take 656
+ms for it, as products 286 ms.
 """
 
 import functools
@@ -12,6 +16,13 @@ import pathlib
 import keras
 import tensorflow as tf
 
+from hvd_imagenet.kernels import winograd
+
+# Tiles of 4 x 4 places that have to be for Winograd: fewer are not worth the
+# transformation of the weights. And the share of their places that have to be
+# within the images, of which there are 49 of 64 for 7 x 7.
+_TILES_MIN = 64
+_SHARE_MIN = 0.5
 # Places per image up to which a product per weight of the window, and a copy of
 # the images for each, beats oneDNN's gradient: 14 x 14 of a network of 224.
 _PLACES_MAX = 14 * 14
@@ -26,8 +37,32 @@ class Convolution(keras.layers.Conv2D):
         inputs: [batch, height, width, channels], of the compute dtype.
     """
 
+    def __init__(self, *args, algorithm: str = "auto", **kwargs):
+        """Sets the constants.
+
+        Args:
+            *args: what keras.layers.Conv2D takes.
+            algorithm: "auto", or "tensorflow" for TensorFlow's own in any case.
+            **kwargs: what else keras.layers.Conv2D takes.
+        """
+        super().__init__(*args, **kwargs)
+        self.algorithm = algorithm
+        # XLA has no such operation; Keras looks at this.
+        self.supports_jit = algorithm == "tensorflow" or not winograd.works_for(
+            self.compute_dtype
+        )
+
+    def get_config(self):
+        return {**super().get_config(), "algorithm": self.algorithm}
+
     def convolution_op(self, inputs, kernel):
         convolve = super().convolution_op
+        if self.algorithm == "tensorflow" or not isinstance(inputs, tf.Tensor):
+            return convolve(inputs, kernel)
+        if self._is_for_winograd(inputs):
+            return winograd.convolve(
+                inputs, keras.ops.convert_to_tensor(kernel)
+            )
         if not self._has_products(inputs):
             return convolve(inputs, kernel)
         stride = self.strides[0]
@@ -52,16 +87,41 @@ class Convolution(keras.layers.Conv2D):
         kernel = tf.identity(keras.ops.convert_to_tensor(kernel))
         return with_products(inputs, kernel)
 
+    def _is_plain(self) -> bool:
+        return (
+            self.dilation_rate == (1, 1)
+            and self.groups == 1
+            and self.data_format == "channels_last"
+        )
+
+    def _is_for_winograd(self, inputs: tf.Tensor) -> bool:
+        if (
+            not self._is_plain()
+            or self.kernel_size != (3, 3)
+            or self.strides != (1, 1)
+            or self.padding != "same"
+            or None in inputs.shape
+        ):
+            return False
+        batch, height, width, channels = inputs.shape
+        if any(
+            c % winograd.CHANNELS_TOGETHER for c in (channels, self.filters)
+        ):
+            return False
+        tiles = -(-height // 4) * -(-width // 4)
+        return (
+            batch * tiles >= _TILES_MIN
+            and height * width >= _SHARE_MIN * 16 * tiles
+            and winograd.works_for(inputs.dtype.name)
+        )
+
     def _has_products(self, inputs: tf.Tensor) -> bool:
         size, stride = self.kernel_size[0], self.strides[0]
         if (
-            not isinstance(inputs, tf.Tensor)
-            or not are_faster(inputs.dtype)
+            not are_faster(inputs.dtype)
+            or not self._is_plain()
             or self.kernel_size != (size, size)
             or self.strides != (stride, stride)
-            or self.dilation_rate != (1, 1)
-            or self.groups != 1
-            or self.data_format != "channels_last"
         ):
             return False
         if size == stride == 1:

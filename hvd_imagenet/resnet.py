@@ -125,6 +125,7 @@ class _Layers:
             kernel_initializer=keras.initializers.VarianceScaling(
                 scale=2.0, mode="fan_out", distribution="untruncated_normal"
             ),
+            algorithm=self.config.convolution_kernel,
             dtype=self.dtype,
             name=name,
         )(x)

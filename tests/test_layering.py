@@ -72,6 +72,7 @@ _MODULES = {
     "kernels.loading": (0.5, "tensorflow"),
     "kernels.batch_norm": (0.75, "tensorflow"),
     "kernels.shared_mean": (0.75, "tensorflow"),
+    "kernels.winograd": (0.75, "tensorflow"),
     "kernels.random_crop": (1.75, "PIL tensorflow"),
     "randaugment": (1.5, "tensorflow"),
     "tf_errors": (1.5, "tensorflow"),

@@ -64,6 +64,16 @@ class ModelConfig(Checked):
         " time.",
         choices=("auto", "tensorflow"),
     )
+    convolution_kernel: str = site(
+        "auto",
+        "What convolutions are made by on CPUs. auto: in float32 those of 3x3,"
+        " step 1, by the operation that tools/setup has compiled, where it is"
+        " there (Winograd's minimal filtering), and in bfloat16, where the"
+        " processor has AMX, gradients by weights as matrix products;"
+        " tensorflow: TensorFlow's own operations, with the same results but"
+        " for rounding and in more time.",
+        choices=("auto", "tensorflow"),
+    )
     bn_statistics: str = recipe(
         "average",
         "Running statistics used to evaluate and kept in checkpoints: the"

@@ -66,7 +66,9 @@ def _plain(layer: keras.layers.Layer) -> keras.layers.Layer:
             momentum=layer.momentum, epsilon=layer.epsilon, **common
         )
     if isinstance(layer, Convolution):
-        return keras.layers.Conv2D.from_config(layer.get_config())
+        config = layer.get_config()
+        del config["algorithm"]
+        return keras.layers.Conv2D.from_config(config)
     if isinstance(layer, Blur):
         return keras.layers.DepthwiseConv2D(
             3, padding="same", use_bias=False, trainable=False, **common

@@ -88,6 +88,11 @@ _LIBRARIES = {
         headers=("batch_norm_blocks.h", "numbers.h", "processors.h"),
         parts=_blocks("batch_norm_blocks.cc", ("kGeneric", "kAvx2", "kAvx512")),
     ),
+    "winograd": _Library(
+        options=(),
+        headers=("winograd_blocks.h", "processors.h"),
+        parts=_blocks("winograd_blocks.cc", ("kGeneric", "kAvx2", "kAvx512")),
+    ),
     "shared_mean": _Library(
         options=(),
         headers=("shared_mean_blocks.h", "numbers.h", "processors.h"),

@@ -1,0 +1,286 @@
+// Convolutions of 3 x 3 weights, step 1, padded by zeros to as many places, by
+// Winograd's minimal filtering; and their gradients.
+//
+// Lavin and Gray 2015 (arXiv 1509.09308): F(4x4, 3x3) takes 36 products where
+// the definition takes 144, for sums before and after. winograd_blocks.cc has
+// the mathematics.
+//
+// Forwards, and for the gradient by images, tiles go from images to images in
+// blocks that a core's own cache holds. For the gradient by weights, all tiles
+// of a chunk are transformed, then multiplied. Blocks and chunks follow from
+// the shapes alone, and no sum depends on them but over chunks: the same numbers
+// from any number of threads, and for an image from any batch.
+
+#include <algorithm>
+#include <atomic>
+#include <cstdint>
+
+#include "tensorflow/core/framework/op.h"
+#include "tensorflow/core/framework/op_kernel.h"
+#include "tensorflow/core/framework/shape_inference.h"
+#include "tensorflow/core/util/work_sharder.h"
+
+#include "processors.h"
+#include "winograd_blocks.h"
+
+namespace {
+
+using hvd_imagenet::winograd::BlockFunctions;
+using hvd_imagenet::winograd::kChannelsTogether;
+using hvd_imagenet::winograd::kPoints;
+using hvd_imagenet::winograd::Panels;
+using hvd_imagenet::winograd::Tiles;
+using tensorflow::OpKernel;
+using tensorflow::OpKernelConstruction;
+using tensorflow::OpKernelContext;
+using tensorflow::Tensor;
+using tensorflow::TensorShape;
+using tensorflow::errors::InvalidArgument;
+
+constexpr int64_t kTilesOfBlock = 64;
+// Numbers of a chunk at each point, of images and gradients together: of few
+// channels many tiles, as long as a cache holds them. And of its tiles those
+// that a thread takes at once.
+constexpr int64_t kNumbersOfChunk = 112 << 10;
+constexpr int64_t kTilesAtOnce = 16;
+
+const BlockFunctions& Functions() {
+#ifdef __x86_64__
+  if (hvd_imagenet::HasAvx512()) return hvd_imagenet::winograd::kAvx512;
+  if (hvd_imagenet::HasAvx2()) return hvd_imagenet::winograd::kAvx2;
+#endif
+  return hvd_imagenet::winograd::kGeneric;
+}
+
+// [batch, height, width, channels] of `name`.
+absl::Status CheckImages(const Tensor& images, const char* name) {
+  if (images.dims() == 4 && images.dim_size(3) % kChannelsTogether == 0) {
+    return absl::OkStatus();
+  }
+  return InvalidArgument(name, " must be [batch, height, width, a multiple of ",
+                         kChannelsTogether, "], not ",
+                         images.shape().DebugString());
+}
+
+Tiles TilesOf(const Tensor& images) {
+  return Tiles(images.dim_size(0), images.dim_size(1), images.dim_size(2));
+}
+
+// Memory for the time of an operation.
+absl::Status Allocate(OpKernelContext* context, int64_t size, Tensor* tensor) {
+  return context->allocate_temp(tensorflow::DT_FLOAT, TensorShape({size}),
+                                tensor);
+}
+
+float* Data(Tensor& tensor) { return tensor.flat<float>().data(); }
+const float* Data(const Tensor& tensor) { return tensor.flat<float>().data(); }
+
+// Calls work(number) for numbers below `count`, on the threads that TensorFlow
+// has for it. `cost` is that of one, in multiplications of vectors.
+template <typename Work>
+void Each(OpKernelContext* context, int64_t count, int64_t cost, Work work) {
+  const auto& threads = *context->device()->tensorflow_cpu_worker_threads();
+  tensorflow::Shard(threads.num_threads, threads.workers, count, cost,
+                    [&work](int64_t begin, int64_t end) {
+                      for (int64_t i = begin; i < end; ++i) work(i);
+                    });
+}
+
+// --- The operations. ---
+
+class Winograd : public OpKernel {
+ public:
+  explicit Winograd(OpKernelConstruction* construction)
+      : OpKernel(construction) {
+    OP_REQUIRES_OK(construction,
+                   construction->GetAttr("by_images", &by_images_));
+  }
+
+  void Compute(OpKernelContext* context) override {
+    const Tensor &images = context->input(0), &weights = context->input(1);
+    OP_REQUIRES_OK(context, CheckImages(images, "images"));
+    const int64_t channels = images.dim_size(3);
+    const int of_channels = by_images_ ? 3 : 2, of_filters = 5 - of_channels;
+    OP_REQUIRES(context,
+                weights.dims() == 4 && weights.dim_size(0) == 3 &&
+                    weights.dim_size(1) == 3 &&
+                    weights.dim_size(of_channels) == channels &&
+                    weights.dim_size(of_filters) % kChannelsTogether == 0,
+                InvalidArgument("weights of ", weights.shape().DebugString(),
+                                " do not fit images of ",
+                                images.shape().DebugString()));
+    const int64_t filters = weights.dim_size(of_filters);
+    TensorShape made = images.shape();
+    made.set_dim(3, filters);
+    Tensor* outputs;
+    OP_REQUIRES_OK(context, context->allocate_output(0, made, &outputs));
+
+    const Panels of_weights = {channels, filters};
+    Tensor points;
+    OP_REQUIRES_OK(context, Allocate(context, of_weights.size(), &points));
+    const auto transform = by_images_ ? of_.turned_weights : of_.weights;
+    Each(context, channels / of_.panel, filters * kPoints * 4,
+         [&](int64_t panel) {
+           const int64_t first = panel * of_.panel;
+           transform(of_weights, first, first + of_.panel, Data(weights),
+                     Data(points));
+         });
+
+    const Tiles tiles = TilesOf(images);
+    const int64_t blocks = (tiles.count + kTilesOfBlock - 1) / kTilesOfBlock;
+    const Panels of_windows = {kTilesOfBlock, channels};
+    const Panels of_sums = {kTilesOfBlock, filters};
+    const int64_t size = of_windows.size() + of_sums.size();
+    const int64_t threads = std::min<int64_t>(
+        blocks,
+        context->device()->tensorflow_cpu_worker_threads()->num_threads);
+    Tensor between;
+    OP_REQUIRES_OK(context, Allocate(context, threads * size, &between));
+    std::atomic<int64_t> next = 0;
+    Each(context, threads, kThreadsWorth, [&](int64_t thread) {
+      float* const windows = Data(between) + thread * size;
+      float* const sums = windows + of_windows.size();
+      int64_t block;
+      while ((block = next++) < blocks) {
+        const int64_t first = block * kTilesOfBlock;
+        const int64_t count = std::min(kTilesOfBlock, tiles.count - first);
+        of_.windows(tiles, first, count, Data(images), of_windows, 0, windows);
+        for (int i = 0; i < kPoints; ++i) {
+          of_.convolve(count, of_windows,
+                       windows + i * of_windows.point_stride(), of_weights,
+                       Data(points) + i * of_weights.point_stride(), of_sums,
+                       sums + i * of_sums.point_stride());
+        }
+        of_.outputs(tiles, first, count, of_sums, sums, Data(*outputs));
+      }
+    });
+  }
+
+ private:
+  // What takes its blocks one by one is worth a thread.
+  static constexpr int64_t kThreadsWorth = 1'000'000;
+
+  const BlockFunctions& of_ = Functions();
+  bool by_images_;
+};
+
+class WinogradByWeights : public OpKernel {
+ public:
+  using OpKernel::OpKernel;
+
+  void Compute(OpKernelContext* context) override {
+    const Tensor &images = context->input(0), &upstream = context->input(1);
+    OP_REQUIRES_OK(context, CheckImages(images, "images"));
+    OP_REQUIRES_OK(context, CheckImages(upstream, "upstream"));
+    const int64_t channels = images.dim_size(3);
+    const int64_t filters = upstream.dim_size(3);
+    TensorShape expected = images.shape();
+    expected.set_dim(3, filters);
+    OP_REQUIRES(context, upstream.shape() == expected,
+                InvalidArgument("upstream must be ", expected.DebugString(),
+                                ", not ", upstream.shape().DebugString()));
+    Tensor* gradient;
+    OP_REQUIRES_OK(
+        context, context->allocate_output(
+                     0, TensorShape({3, 3, channels, filters}), &gradient));
+
+    const Tiles tiles = TilesOf(images);
+    const int64_t chunk = kNumbersOfChunk / (channels + filters) + 1;
+    const Panels windows = {chunk, channels};
+    const Panels upstreams = {chunk, filters};
+    const Panels products = {channels, filters};
+    Tensor of_windows, of_upstreams, of_products;
+    OP_REQUIRES_OK(context, Allocate(context, windows.size(), &of_windows));
+    OP_REQUIRES_OK(context, Allocate(context, upstreams.size(), &of_upstreams));
+    OP_REQUIRES_OK(context, Allocate(context, products.size(), &of_products));
+    if (tiles.count == 0) of_products.flat<float>().setZero();
+    const int64_t panels = channels / of_.panel;
+    for (int64_t first = 0; first < tiles.count; first += chunk) {
+      const int64_t count = std::min(chunk, tiles.count - first);
+      Each(context, (count + kTilesAtOnce - 1) / kTilesAtOnce,
+           kTilesAtOnce * (channels + filters) * kPoints, [&](int64_t part) {
+             const int64_t row = part * kTilesAtOnce;
+             const int64_t rows = std::min(kTilesAtOnce, count - row);
+             of_.windows(tiles, first + row, rows, Data(images), windows, row,
+                          Data(of_windows));
+             of_.upstreams(tiles, first + row, rows, Data(upstream), upstreams,
+                            row, Data(of_upstreams));
+           });
+      Each(context, kPoints * panels, count * of_.panel * filters / 16,
+           [&](int64_t part) {
+             const int64_t point = part / panels;
+             of_.correlate(
+                 count, windows,
+                 Data(of_windows) + point * windows.point_stride(), upstreams,
+                 Data(of_upstreams) + point * upstreams.point_stride(),
+                 part % panels, first > 0, products,
+                 Data(of_products) + point * products.point_stride());
+           });
+    }
+    Each(context, channels, filters * kPoints / 4, [&](int64_t channel) {
+      of_.by_weights(products, channel, channel + 1, Data(of_products),
+                      Data(*gradient));
+    });
+  }
+
+ private:
+  const BlockFunctions& of_ = Functions();
+};
+
+using tensorflow::shape_inference::DimensionHandle;
+using tensorflow::shape_inference::InferenceContext;
+using tensorflow::shape_inference::ShapeHandle;
+
+REGISTER_OP("HvdImagenetWinograd")
+    .Input("images: float")
+    .Input("weights: float")
+    .Output("outputs: float")
+    .Attr("by_images: bool")
+    .SetShapeFn([](InferenceContext* context) {
+      bool by_images;
+      TF_RETURN_IF_ERROR(context->GetAttr("by_images", &by_images));
+      ShapeHandle images, weights;
+      TF_RETURN_IF_ERROR(context->WithRank(context->input(0), 4, &images));
+      TF_RETURN_IF_ERROR(context->WithRank(context->input(1), 4, &weights));
+      const DimensionHandle filters = context->Dim(weights, by_images ? 2 : 3);
+      TF_RETURN_IF_ERROR(context->ReplaceDim(images, 3, filters, &images));
+      context->set_output(0, images);
+      return absl::OkStatus();
+    })
+    .Doc(R"doc(
+Convolves images with weights of 3 x 3, step 1, padded to the same size.
+
+images: [batch, height, width, channels].
+weights: [3, 3, channels, filters]; [3, 3, filters, channels] by images.
+outputs: [batch, height, width, filters].
+by_images: instead, from a gradient by outputs to that by images.
+)doc");
+
+REGISTER_OP("HvdImagenetWinogradByWeights")
+    .Input("images: float")
+    .Input("upstream: float")
+    .Output("gradient: float")
+    .SetShapeFn([](InferenceContext* context) {
+      ShapeHandle images, upstream;
+      TF_RETURN_IF_ERROR(context->WithRank(context->input(0), 4, &images));
+      TF_RETURN_IF_ERROR(context->WithRank(context->input(1), 4, &upstream));
+      context->set_output(
+          0, context->MakeShape({3, 3, context->Dim(images, 3),
+                                 context->Dim(upstream, 3)}));
+      return absl::OkStatus();
+    })
+    .Doc(R"doc(
+The gradient of HvdImagenetWinograd by its weights.
+
+images: [batch, height, width, channels].
+upstream: [batch, height, width, filters], the gradient by the outputs.
+gradient: [3, 3, channels, filters].
+)doc");
+
+REGISTER_KERNEL_BUILDER(
+    Name("HvdImagenetWinograd").Device(tensorflow::DEVICE_CPU), Winograd);
+REGISTER_KERNEL_BUILDER(
+    Name("HvdImagenetWinogradByWeights").Device(tensorflow::DEVICE_CPU),
+    WinogradByWeights);
+
+}  // namespace
