@@ -1,32 +1,34 @@
-"""Convolutions in fewer products, or by matrix products, on CPUs.
+"""Convolutions that take less time than oneDNN's, on CPUs.
 
-In float32, those of 3x3 by Winograd's minimal filtering (`kernels/winograd.py`)
-which takes half of oneDNN's time.
+In float32, those of 3x3 by Winograd's minimal filtering (`kernels.winograd`),
+in half of oneDNN's time, and where there is AMX those of 1x1 by it
+(`kernels.pointwise`), in three quarters.
 
-In bfloat16 on CPUs with AMX, gradients by weights as matrix products. There
-oneDNN's gradient by weights reaches a third of the rate of its other
-convolutions, and its products do not. ResNet-50 at 224 pixels, batch 32, two
-threads (Intel Xeon, TensorFlow 2.18.1): the 1x1 convolutions of a step take 656
-ms for it, as products 286 ms.
+In bfloat16 with AMX, gradients by weights as matrix products. There oneDNN's
+gradient by weights reaches a third of the rate of its other convolutions, and
+its products do not. ResNet-50 at 224 pixels, batch 32, two threads (Intel Xeon,
+TensorFlow 2.18.1): the 1x1 convolutions of a step take 656 ms for it, as
+products 286 ms.
 """
 
 import functools
-import pathlib
+import math
 
 import keras
 import tensorflow as tf
 
-from hvd_imagenet.kernels import winograd
+from hvd_imagenet.kernels import pointwise, processor, winograd
 
 # Tiles of 4 x 4 places that have to be for Winograd: fewer are not worth the
 # transformation of the weights. And the share of their places that have to be
 # within the images, of which there are 49 of 64 for 7 x 7.
 _TILES_MIN = 64
 _SHARE_MIN = 0.5
+# Places of a batch that are worth taking the weights of 1 x 1 apart.
+_PLACES_MIN = 1024
 # Places per image up to which a product per weight of the window, and a copy of
 # the images for each, beats oneDNN's gradient: 14 x 14 of a network of 224.
 _PLACES_MAX = 14 * 14
-_CPU_INFO = pathlib.Path("/proc/cpuinfo")
 
 
 @keras.saving.register_keras_serializable("hvd_imagenet")
@@ -47,9 +49,10 @@ class Convolution(keras.layers.Conv2D):
         """
         super().__init__(*args, **kwargs)
         self.algorithm = algorithm
-        # XLA has no such operation; Keras looks at this.
-        self.supports_jit = algorithm == "tensorflow" or not winograd.works_for(
-            self.compute_dtype
+        # XLA has no such operations; Keras looks at this.
+        self.supports_jit = algorithm == "tensorflow" or not any(
+            compiled.works_for(self.compute_dtype)
+            for compiled in (winograd, pointwise)
         )
 
     def get_config(self):
@@ -59,10 +62,14 @@ class Convolution(keras.layers.Conv2D):
         convolve = super().convolution_op
         if self.algorithm == "tensorflow" or not isinstance(inputs, tf.Tensor):
             return convolve(inputs, kernel)
-        if self._is_for_winograd(inputs):
-            return winograd.convolve(
-                inputs, keras.ops.convert_to_tensor(kernel)
-            )
+        for compiled, is_for in (
+            (winograd, self._is_for_winograd),
+            (pointwise, self._is_for_pointwise),
+        ):
+            if is_for(inputs) and compiled.works_for(inputs.dtype.name):
+                return compiled.convolve(
+                    inputs, keras.ops.convert_to_tensor(kernel)
+                )
         if not self._has_products(inputs):
             return convolve(inputs, kernel)
         stride = self.strides[0]
@@ -100,19 +107,31 @@ class Convolution(keras.layers.Conv2D):
             or self.kernel_size != (3, 3)
             or self.strides != (1, 1)
             or self.padding != "same"
-            or None in inputs.shape
+            or not self._has_channels(inputs, winograd.CHANNELS_TOGETHER)
         ):
             return False
-        batch, height, width, channels = inputs.shape
-        if any(
-            c % winograd.CHANNELS_TOGETHER for c in (channels, self.filters)
-        ):
-            return False
+        batch, height, width = inputs.shape[:3]
         tiles = -(-height // 4) * -(-width // 4)
         return (
             batch * tiles >= _TILES_MIN
             and height * width >= _SHARE_MIN * 16 * tiles
-            and winograd.works_for(inputs.dtype.name)
+        )
+
+    def _is_for_pointwise(self, inputs: tf.Tensor) -> bool:
+        return (
+            self._is_plain()
+            and self.kernel_size == (1, 1)
+            and self.strides == (1, 1)
+            and self._has_channels(inputs, pointwise.CHANNELS_TOGETHER)
+            and math.prod(inputs.shape[:3]) >= _PLACES_MIN
+        )
+
+    def _has_channels(self, inputs: tf.Tensor, multiple: int) -> bool:
+        """Whether all sizes are known, and channels and filters fit."""
+        return (
+            None not in inputs.shape
+            and inputs.shape[3] % multiple == 0
+            and self.filters % multiple == 0
         )
 
     def _has_products(self, inputs: tf.Tensor) -> bool:
@@ -176,16 +195,17 @@ def are_faster(dtype: tf.DType) -> bool:
     """Whether products are faster for these numbers on this machine."""
     return (
         dtype == tf.bfloat16
-        and "amx_bf16" in _cpu_flags()
+        and processor.has("amx_bf16")
         and not tf.config.get_visible_devices("GPU")
     )
 
 
-def _cpu_flags() -> list[str]:
-    try:
-        lines = _CPU_INFO.read_text().splitlines()
-    except OSError:
-        return []
-    return next(
-        (line.split() for line in lines if line.startswith("flags")), []
-    )
+def load() -> None:
+    """Loads the compiled operations that this processor has a use for.
+
+    Raises:
+        MissingKernelError: one of them is not there.
+    """
+    winograd.load()
+    if pointwise.is_for_this_processor():
+        pointwise.load()

@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from hvd_imagenet import convolutions
-from hvd_imagenet.kernels import batch_norm, build, loading
+from hvd_imagenet.kernels import batch_norm, build, loading, processor
 from hvd_imagenet.normalization import FusedBatchNormalization
 
 pytestmark = pytest.mark.core
@@ -324,7 +323,7 @@ def _results_of_blocks(name, is_half, rows, channels):
     ("name", "flag"), [("kAvx2", "avx2"), ("kAvx512", "avx512vl")]
 )
 def test_blocks_are_the_same_on_every_processor(name, flag, is_half):
-    if flag not in convolutions._cpu_flags():
+    if not processor.has(flag):
         pytest.skip(f"this processor has no {flag}")
     for rows, channels in ((1, 1), (7, 16), (9, 100)):
         found = _results_of_blocks(name, is_half, rows, channels)

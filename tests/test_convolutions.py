@@ -8,6 +8,7 @@ import tensorflow as tf
 from hvd_imagenet import convolutions, resnet
 from hvd_imagenet.config import ModelConfig
 from hvd_imagenet.convolutions import Convolution
+from hvd_imagenet.kernels import processor
 
 # Window, stride, padding, height and width.
 _PRODUCTS = (
@@ -118,7 +119,7 @@ def test_products_are_for_bfloat16_on_cpus_with_amx(
     path = tmp_path / "cpuinfo"
     if text is not None:
         path.write_text(f"processor\t: 0\n{text}")
-    monkeypatch.setattr(convolutions, "_CPU_INFO", path)
+    monkeypatch.setattr(processor, "_CPU_INFO", path)
     monkeypatch.setattr(tf.config, "get_visible_devices", lambda kind: gpus)
     assert convolutions.are_faster.__wrapped__(dtype) is expected
 

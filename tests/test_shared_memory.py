@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from hvd_imagenet import convolutions, shared_memory
-from hvd_imagenet.kernels import build, shared_mean
+from hvd_imagenet import shared_memory
+from hvd_imagenet.kernels import build, processor, shared_mean
 from hvd_imagenet.processes import Processes
 from hvd_imagenet.shared_memory import SharedMemory
 
@@ -175,7 +175,7 @@ def _results_of_blocks(name, position, values):
 
 @pytest.mark.parametrize("position", range(3))
 def test_blocks_are_the_same_on_every_processor(position):
-    if "avx2" not in convolutions._cpu_flags():
+    if not processor.has("avx2"):
         pytest.skip("this processor has no avx2")
     random = np.random.default_rng(0).normal(size=3001)
     values = np.float32(random * np.logspace(-9, 6, len(random)))

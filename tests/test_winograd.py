@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from hvd_imagenet import convolutions, resnet
+from hvd_imagenet import resnet
 from hvd_imagenet.config import ModelConfig
 from hvd_imagenet.convolutions import Convolution
-from hvd_imagenet.kernels import build, loading, winograd
+from hvd_imagenet.kernels import build, loading, pointwise, processor, winograd
 
 pytestmark = pytest.mark.core
 
@@ -171,7 +171,7 @@ def _results_of_blocks(name, images, weights, upstream):
     [("kGeneric", ""), ("kAvx2", "avx2"), ("kAvx512", "avx512vl")],
 )
 def test_blocks_are_right_on_every_processor(name, flag):
-    if flag and flag not in convolutions._cpu_flags():
+    if flag and not processor.has(flag):
         pytest.skip(f"this processor has no {flag}")
     images = _draw(2, 6, 9, 64)
     weights = _draw(3, 3, 64, 32, seed=1)
@@ -331,14 +331,16 @@ def test_without_the_operation_tensorflow_takes_over(monkeypatch):
         raise loading.MissingKernelError(name)
 
     monkeypatch.setattr(loading, "operations", missing)
-    winograd.load.cache_clear()
+    for compiled in (winograd, pointwise):
+        compiled.load.cache_clear()
     try:
         assert not winograd.works_for("float32")
         assert not _OPERATIONS & _kinds()
         assert Convolution(32, 3).supports_jit
     finally:
         monkeypatch.undo()
-        winograd.load.cache_clear()
+        for compiled in (winograd, pointwise):
+            compiled.load.cache_clear()
     assert not Convolution(32, 3).supports_jit
     assert Convolution(32, 3, algorithm="tensorflow").supports_jit
 

@@ -10,16 +10,11 @@ from typing import Any
 
 import tensorflow as tf
 
-from hvd_imagenet import distributed
+from hvd_imagenet import convolutions, distributed
 from hvd_imagenet.cluster import host_facts
 from hvd_imagenet.config import Config
 from hvd_imagenet.diagnosis import versions
-from hvd_imagenet.kernels import (
-    batch_norm,
-    random_crop,
-    shared_mean,
-    winograd,
-)
+from hvd_imagenet.kernels import batch_norm, random_crop, shared_mean
 from hvd_imagenet.kernels.loading import MissingKernelError
 
 _SHARED_MEMORY = "/dev/shm"
@@ -83,7 +78,7 @@ def missing_kernels() -> dict[str, str | None]:
     operations = {"input kernel": random_crop.load}
     if not tf.config.get_visible_devices("GPU"):
         operations["batch normalization"] = batch_norm.load
-        operations["convolutions"] = winograd.load
+        operations["convolutions"] = convolutions.load
         operations["exchange within a host"] = shared_mean.load
     return {name: missing(load) for name, load in operations.items()}
 

@@ -41,9 +41,13 @@ class _Part:
 
 @dataclasses.dataclass(frozen=True)
 class _Library:
-    """How a library comes about: of NAME.cc, and of parts."""
+    """How a library comes about: of NAME.cc, and of parts.
+
+    Without it where the compiler does not know the options that it `needs`.
+    """
 
     options: tuple[str, ...]
+    needs: tuple[str, ...] = ()
     headers: tuple[str, ...] = ()
     parts: tuple[_Part, ...] = ()
 
@@ -100,11 +104,27 @@ _LIBRARIES = {
         parts=_blocks("shared_mean_blocks.cc", ("kGeneric", "kAvx2")),
     ),
 }
+_AMX = ("-mamx-tile", "-mamx-bf16")
+if _IS_X86:
+    _LIBRARIES["pointwise"] = _Library(
+        options=(),
+        needs=_AMX,
+        headers=("pointwise_blocks.h",),
+        parts=(
+            _Part(
+                "pointwise_blocks.cc",
+                "amx",
+                ("-std=c++17", *_PROCESSORS["kAvx512"], *_AMX),
+            ),
+        ),
+    )
 
 
 def library(name: str) -> pathlib.Path:
     """Where the compiled library of `name`.cc is, or has to be."""
-    plan = _LIBRARIES[name]
+    plan = _LIBRARIES.get(name)
+    if plan is None:
+        raise RuntimeError(f"{name} is not for {platform.machine()}")
     sources = dict.fromkeys(
         [f"{name}.cc", *plan.headers, *(part.source for part in plan.parts)]
     )
@@ -148,6 +168,15 @@ def compile_library(name: str) -> None:
         made.replace(path)
 
 
+def _is_known(options: Collection[str]) -> bool:
+    """Whether the compiler knows them all."""
+    try:
+        _compile(*options, "-x", "c++", "-E", os.devnull, "-o", os.devnull)
+    except RuntimeError:
+        return False
+    return True
+
+
 def _compile(*arguments: str) -> None:
     command = [os.environ.get("CXX", "g++"), *_OPTIMIZED, *arguments]
     try:
@@ -175,9 +204,16 @@ def main() -> None:
     # TensorFlow's greeting.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     try:
-        for name in _LIBRARIES:
-            if not library(name).exists():
-                compile_library(name)
+        for name, plan in _LIBRARIES.items():
+            if library(name).exists():
+                continue
+            if plan.needs and not _is_known(plan.needs):
+                sys.stderr.write(
+                    f"{name} is left out: the compiler does not know"
+                    f" {' '.join(plan.needs)}; GCC does from 11 on\n"
+                )
+                continue
+            compile_library(name)
     except RuntimeError as error:
         sys.exit(f"our operations cannot be compiled: {error}")
 

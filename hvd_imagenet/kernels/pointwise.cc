@@ -1,0 +1,357 @@
+// Convolutions of 1 x 1 weights in float32, by AMX; and their gradients. See
+// pointwise_blocks.h for the products.
+//
+// What is parted, and how sums are grouped, follows from the shapes alone: the
+// same numbers from any number of threads, and for an image from any batch.
+
+#include <algorithm>
+#include <atomic>
+#include <cstdint>
+
+#include "tensorflow/core/framework/op.h"
+#include "tensorflow/core/framework/op_kernel.h"
+#include "tensorflow/core/framework/shape_inference.h"
+#include "tensorflow/core/util/work_sharder.h"
+
+#include "pointwise_blocks.h"
+
+namespace {
+
+using hvd_imagenet::pointwise::Half;
+using hvd_imagenet::pointwise::kDepth;
+using hvd_imagenet::pointwise::kSide;
+using hvd_imagenet::pointwise::kTogether;
+using hvd_imagenet::pointwise::PartsSize;
+using hvd_imagenet::pointwise::Tiles;
+using tensorflow::OpKernel;
+using tensorflow::OpKernelConstruction;
+using tensorflow::OpKernelContext;
+using tensorflow::Tensor;
+using tensorflow::TensorShape;
+using tensorflow::errors::InvalidArgument;
+using tensorflow::errors::Unimplemented;
+
+// What a block has of parts and results: a share of a core's own cache.
+constexpr int64_t kBlockBytes = 128 << 10;
+constexpr int64_t kRowsOfBlock = 512;
+// Results that are larger than caches go past them.
+constexpr int64_t kCacheBytes = 16 << 20;
+// Of gradients by weights: numbers that are summed at once, and numbers of both
+// factors of which; and into how many sums of their own, at most, so that
+// threads have something to do.
+constexpr int64_t kNumbersOfSum = 128 << 10;
+constexpr int64_t kNumbersOfChunk = 16 << 10;
+constexpr int64_t kSums = 16;
+
+absl::Status CheckImages(const Tensor& images, const char* name) {
+  if (images.dims() == 4 && images.dim_size(3) > 0 &&
+      images.dim_size(3) % kTogether == 0) {
+    return absl::OkStatus();
+  }
+  return InvalidArgument(name, " must be [batch, height, width, a multiple of ",
+                         kTogether, "], not ", images.shape().DebugString());
+}
+
+int64_t RowsOf(const Tensor& images) {
+  return images.NumElements() / images.dim_size(3);
+}
+
+absl::Status Allocate(OpKernelContext* context, int64_t size, float** memory,
+                      Tensor* keeper) {
+  TF_RETURN_IF_ERROR(context->allocate_temp(tensorflow::DT_FLOAT,
+                                            TensorShape({size}), keeper));
+  *memory = keeper->flat<float>().data();
+  return absl::OkStatus();
+}
+
+absl::Status Allocate(OpKernelContext* context, int64_t size, Half** memory,
+                      Tensor* keeper) {
+  TF_RETURN_IF_ERROR(context->allocate_temp(tensorflow::DT_UINT16,
+                                            TensorShape({size}), keeper));
+  *memory = keeper->flat<Half>().data();
+  return absl::OkStatus();
+}
+
+int64_t Threads(OpKernelContext* context) {
+  return context->device()->tensorflow_cpu_worker_threads()->num_threads;
+}
+
+// Calls work(number) for numbers below `count`, each of which is worth a thread.
+template <typename Work>
+void Each(OpKernelContext* context, int64_t count, Work work) {
+  constexpr int64_t kWorth = 1'000'000;
+  const auto& threads = *context->device()->tensorflow_cpu_worker_threads();
+  tensorflow::Shard(threads.num_threads, threads.workers, count, kWorth,
+                    [&work](int64_t begin, int64_t end) {
+                      for (int64_t i = begin; i < end; ++i) work(i);
+                    });
+}
+
+// --- The operations. ---
+
+class Pointwise : public OpKernel {
+ public:
+  explicit Pointwise(OpKernelConstruction* construction)
+      : OpKernel(construction) {
+    OP_REQUIRES(construction, hvd_imagenet::pointwise::Permit(),
+                Unimplemented("the system does not let this process use AMX"));
+    OP_REQUIRES_OK(construction,
+                   construction->GetAttr("by_images", &by_images_));
+  }
+
+  void Compute(OpKernelContext* context) override {
+    const Tensor &images = context->input(0), &weights = context->input(1);
+    OP_REQUIRES_OK(context, CheckImages(images, "images"));
+    const int64_t channels = images.dim_size(3);
+    const int of_channels = by_images_ ? 3 : 2, of_filters = 5 - of_channels;
+    OP_REQUIRES(context,
+                weights.dims() == 4 && weights.dim_size(0) == 1 &&
+                    weights.dim_size(1) == 1 &&
+                    weights.dim_size(of_channels) == channels &&
+                    weights.dim_size(of_filters) > 0 &&
+                    weights.dim_size(of_filters) % kTogether == 0,
+                InvalidArgument("weights of ", weights.shape().DebugString(),
+                                " do not fit images of ",
+                                images.shape().DebugString()));
+    const int64_t filters = weights.dim_size(of_filters);
+    TensorShape made = images.shape();
+    made.set_dim(3, filters);
+    Tensor* outputs;
+    OP_REQUIRES_OK(context, context->allocate_output(0, made, &outputs));
+
+    // All weights' parts.
+    Tensor keepers[3];
+    Half *right, *left_of_all;
+    OP_REQUIRES_OK(context, Allocate(context, PartsSize(filters, channels),
+                                     &right, &keepers[0]));
+    const float* const of_weights = weights.flat<float>().data();
+    Each(context, filters / kSide, [&](int64_t columns) {
+      const int64_t first = columns * kSide;
+      Half* const to = right + PartsSize(first, channels);
+      if (by_images_) {
+        hvd_imagenet::pointwise::SplitTurnedRight(
+            channels, channels, of_weights + first * channels, to);
+      } else {
+        hvd_imagenet::pointwise::SplitRight(channels, filters,
+                                            of_weights + first, to);
+      }
+    });
+
+    // Blocks of rows.
+    const int64_t rows = RowsOf(images);
+    const int64_t bytes_of_row = PartsSize(1, channels) * sizeof(Half) +
+                                 filters * sizeof(float);
+    const int64_t block =
+        std::clamp(kBlockBytes / bytes_of_row / kTogether * kTogether,
+                   kTogether, kRowsOfBlock);
+    const int64_t blocks = (rows + block - 1) / block;
+    const int64_t threads = std::min(blocks, Threads(context));
+    float* squares_of_all;
+    OP_REQUIRES_OK(context,
+                   Allocate(context, threads * PartsSize(block, channels),
+                            &left_of_all, &keepers[1]));
+    OP_REQUIRES_OK(context, Allocate(context, threads * block * filters,
+                                     &squares_of_all, &keepers[2]));
+    const float* const from = images.flat<float>().data();
+    float* const to = outputs->flat<float>().data();
+    const bool past_caches =
+        outputs->NumElements() * sizeof(float) > kCacheBytes;
+    const int64_t steps = channels / kDepth;
+    std::atomic<int64_t> next = 0;
+    Each(context, threads, [&](int64_t thread) {
+      const Tiles tiles;
+      Half* const left = left_of_all + thread * PartsSize(block, channels);
+      float* const squares = squares_of_all + thread * block * filters;
+      int64_t number;
+      while ((number = next++) < blocks) {
+        const int64_t first = number * block;
+        const int64_t count = std::min(block, rows - first);
+        hvd_imagenet::pointwise::SplitLeft(count, channels,
+                                           from + first * channels, left);
+        for (int64_t filter = 0; filter < filters; filter += kTogether) {
+          for (int64_t row = 0; row < count; row += kTogether) {
+            hvd_imagenet::pointwise::Multiply(
+                steps, steps, left + PartsSize(row, channels),
+                right + PartsSize(filter, channels),
+                squares + filter * block + row * kTogether);
+          }
+        }
+        hvd_imagenet::pointwise::CopyRows(count, block, filters, squares,
+                                          past_caches, to + first * filters);
+      }
+    });
+  }
+
+ private:
+  bool by_images_;
+};
+
+class PointwiseByWeights : public OpKernel {
+ public:
+  explicit PointwiseByWeights(OpKernelConstruction* construction)
+      : OpKernel(construction) {
+    OP_REQUIRES(construction, hvd_imagenet::pointwise::Permit(),
+                Unimplemented("the system does not let this process use AMX"));
+  }
+
+  void Compute(OpKernelContext* context) override {
+    const Tensor &images = context->input(0), &upstream = context->input(1);
+    OP_REQUIRES_OK(context, CheckImages(images, "images"));
+    OP_REQUIRES_OK(context, CheckImages(upstream, "upstream"));
+    const int64_t channels = images.dim_size(3);
+    const int64_t filters = upstream.dim_size(3);
+    TensorShape expected = images.shape();
+    expected.set_dim(3, filters);
+    OP_REQUIRES(context, upstream.shape() == expected,
+                InvalidArgument("upstream must be ", expected.DebugString(),
+                                ", not ", upstream.shape().DebugString()));
+    Tensor* gradient;
+    OP_REQUIRES_OK(
+        context, context->allocate_output(
+                     0, TensorShape({1, 1, channels, filters}), &gradient));
+    if (images.NumElements() == 0) {
+      gradient->flat<float>().setZero();
+      return;
+    }
+
+    // Groups of channels, each of which is summed over parts of the rows.
+    int64_t group = channels;
+    while (group * filters > kNumbersOfSum && group % (2 * kTogether) == 0) {
+      group /= 2;
+    }
+    const int64_t groups = channels / group;
+    const int64_t rows = RowsOf(images);
+    const int64_t chunk = std::max(
+        kNumbersOfChunk / (group + filters) / kDepth * kDepth, kDepth);
+    const int64_t chunks = (rows + chunk - 1) / chunk;
+    const int64_t sums =
+        std::clamp<int64_t>(kSums / groups, 1, std::min(chunks, kSums));
+    const int64_t threads = std::min(groups * sums, Threads(context));
+
+    Tensor keepers[3];
+    float* all_sums;
+    Half *left_of_all, *right_of_all;
+    OP_REQUIRES_OK(context, Allocate(context, sums * channels * filters,
+                                     &all_sums, &keepers[0]));
+    OP_REQUIRES_OK(context, Allocate(context, threads * PartsSize(group, chunk),
+                                     &left_of_all, &keepers[1]));
+    OP_REQUIRES_OK(context,
+                   Allocate(context, threads * PartsSize(filters, chunk),
+                            &right_of_all, &keepers[2]));
+    const float* const of_images = images.flat<float>().data();
+    const float* const of_upstream = upstream.flat<float>().data();
+    const int64_t steps = chunk / kDepth;
+    std::atomic<int64_t> next = 0;
+    Each(context, threads, [&](int64_t thread) {
+      const Tiles tiles;
+      Half* const left = left_of_all + thread * PartsSize(group, chunk);
+      Half* const right = right_of_all + thread * PartsSize(filters, chunk);
+      alignas(64) float square[kTogether * kTogether];
+      int64_t number;
+      while ((number = next++) < groups * sums) {
+        const int64_t sum = number / groups;
+        const int64_t channel = number % groups * group;
+        float* const to = all_sums + (sum * channels + channel) * filters;
+        const int64_t begin = chunks * sum / sums;
+        const int64_t end = chunks * (sum + 1) / sums;
+        for (int64_t at = begin; at < end; ++at) {
+          const int64_t first = at * chunk;
+          const int64_t count = std::min(chunk, rows - first);
+          int64_t filled = 0;
+          for (int64_t row = 0; row < count; row += kDepth, ++filled) {
+            hvd_imagenet::pointwise::SplitStepOfRight(
+                count - row, filters, filters,
+                of_upstream + (first + row) * filters, steps,
+                right + PartsSize(kSide, row));
+            hvd_imagenet::pointwise::SplitStepOfLeft(
+                count - row, channels, group,
+                of_images + (first + row) * channels + channel, steps,
+                left + PartsSize(kSide, row));
+          }
+          for (int64_t filter = 0; filter < filters; filter += kTogether) {
+            for (int64_t row = 0; row < group; row += kTogether) {
+              hvd_imagenet::pointwise::Multiply(
+                  filled, steps, left + PartsSize(row, chunk),
+                  right + PartsSize(filter, chunk), square);
+              hvd_imagenet::pointwise::AddSquare(square, at > begin, filters,
+                                                 to + row * filters + filter);
+            }
+          }
+        }
+      }
+    });
+
+    const int64_t size = channels * filters;
+    Each(context, channels, [&](int64_t channel) {
+      float* const to = gradient->flat<float>().data() + channel * filters;
+      const float* const from = all_sums + channel * filters;
+      std::copy_n(from, filters, to);
+      for (int64_t sum = 1; sum < sums; ++sum) {
+        for (int64_t i = 0; i < filters; ++i) to[i] += from[sum * size + i];
+      }
+    });
+  }
+};
+
+using tensorflow::shape_inference::DimensionHandle;
+using tensorflow::shape_inference::InferenceContext;
+using tensorflow::shape_inference::ShapeHandle;
+
+REGISTER_OP("HvdImagenetPointwise")
+    .Input("images: float")
+    .Input("weights: float")
+    .Output("outputs: float")
+    .Attr("by_images: bool")
+    .SetShapeFn([](InferenceContext* context) {
+      bool by_images;
+      TF_RETURN_IF_ERROR(context->GetAttr("by_images", &by_images));
+      ShapeHandle images, weights;
+      TF_RETURN_IF_ERROR(context->WithRank(context->input(0), 4, &images));
+      TF_RETURN_IF_ERROR(context->WithRank(context->input(1), 4, &weights));
+      const DimensionHandle filters = context->Dim(weights, by_images ? 2 : 3);
+      TF_RETURN_IF_ERROR(context->ReplaceDim(images, 3, filters, &images));
+      context->set_output(0, images);
+      return absl::OkStatus();
+    })
+    .Doc(R"doc(
+Convolves images with weights of 1 x 1.
+
+images: [batch, height, width, channels].
+weights: [1, 1, channels, filters]; [1, 1, filters, channels] by images.
+outputs: [batch, height, width, filters].
+by_images: instead, from a gradient by outputs to that by images.
+)doc");
+
+REGISTER_OP("HvdImagenetPointwiseByWeights")
+    .Input("images: float")
+    .Input("upstream: float")
+    .Output("gradient: float")
+    .SetShapeFn([](InferenceContext* context) {
+      ShapeHandle images, upstream;
+      TF_RETURN_IF_ERROR(context->WithRank(context->input(0), 4, &images));
+      TF_RETURN_IF_ERROR(context->WithRank(context->input(1), 4, &upstream));
+      context->set_output(
+          0, context->MakeShape({1, 1, context->Dim(images, 3),
+                                 context->Dim(upstream, 3)}));
+      return absl::OkStatus();
+    })
+    .Doc(R"doc(
+The gradient of HvdImagenetPointwise by its weights.
+
+images: [batch, height, width, channels].
+upstream: [batch, height, width, filters], the gradient by the outputs.
+gradient: [1, 1, channels, filters].
+)doc");
+
+REGISTER_KERNEL_BUILDER(
+    Name("HvdImagenetPointwise").Device(tensorflow::DEVICE_CPU), Pointwise);
+REGISTER_KERNEL_BUILDER(
+    Name("HvdImagenetPointwiseByWeights").Device(tensorflow::DEVICE_CPU),
+    PointwiseByWeights);
+
+}  // namespace
+
+// Whether the system lets this process use AMX; asked by pointwise.py.
+extern "C" bool HvdImagenetPermitAmx() {
+  return hvd_imagenet::pointwise::Permit();
+}
