@@ -41,7 +41,7 @@ constexpr int64_t kCacheBytes = 16 << 20;
 // threads have something to do.
 constexpr int64_t kNumbersOfSum = 128 << 10;
 constexpr int64_t kNumbersOfChunk = 16 << 10;
-constexpr int64_t kSums = 16;
+constexpr int64_t kSums = 32;
 
 absl::Status CheckImages(const Tensor& images, const char* name) {
   if (images.dims() == 4 && images.dim_size(3) > 0 &&

@@ -6,10 +6,11 @@
 // the mathematics.
 //
 // Forwards, and for the gradient by images, tiles go from images to images in
-// blocks that a core's own cache holds. For the gradient by weights, all tiles
-// of a chunk are transformed, then multiplied. Blocks and chunks follow from
-// the shapes alone, and no sum depends on them but over chunks: the same numbers
-// from any number of threads, and for an image from any batch.
+// blocks that a core's own cache holds, if there is one for each thread; else
+// threads share the points of all. For the gradient by weights, all tiles of a
+// chunk are transformed, then multiplied. Sums over channels are taken in one
+// order, and chunks follow from the shapes alone: the same numbers from any
+// number of threads, and for an image from any batch.
 
 #include <algorithm>
 #include <atomic>
@@ -39,9 +40,9 @@ using tensorflow::errors::InvalidArgument;
 
 constexpr int64_t kTilesOfBlock = 64;
 // Numbers of a chunk at each point, of images and gradients together: of few
-// channels many tiles, as long as a cache holds them. And of its tiles those
-// that a thread takes at once.
+// channels many tiles, as long as a cache holds them.
 constexpr int64_t kNumbersOfChunk = 112 << 10;
+// Tiles that a thread transforms at once.
 constexpr int64_t kTilesAtOnce = 16;
 
 const BlockFunctions& Functions() {
@@ -127,31 +128,55 @@ class Winograd : public OpKernel {
          });
 
     const Tiles tiles = TilesOf(images);
+    const int64_t threads =
+        context->device()->tensorflow_cpu_worker_threads()->num_threads;
     const int64_t blocks = (tiles.count + kTilesOfBlock - 1) / kTilesOfBlock;
-    const Panels of_windows = {kTilesOfBlock, channels};
-    const Panels of_sums = {kTilesOfBlock, filters};
+    const bool in_blocks = blocks >= threads;
+    const int64_t rows = in_blocks ? kTilesOfBlock : tiles.count;
+    const Panels of_windows = {rows, channels};
+    const Panels of_sums = {rows, filters};
     const int64_t size = of_windows.size() + of_sums.size();
-    const int64_t threads = std::min<int64_t>(
-        blocks,
-        context->device()->tensorflow_cpu_worker_threads()->num_threads);
     Tensor between;
-    OP_REQUIRES_OK(context, Allocate(context, threads * size, &between));
+    OP_REQUIRES_OK(context, Allocate(context, (in_blocks ? threads : 1) * size,
+                                     &between));
+    // Of some tiles, with each(count, cost, work) for what can be done at once.
+    const auto make = [&](int64_t first, int64_t count, float* windows,
+                          auto each) {
+      float* const sums = windows + of_windows.size();
+      const int64_t parts = (count + kTilesAtOnce - 1) / kTilesAtOnce;
+      each(parts, kTilesAtOnce * channels * kPoints, [&](int64_t part) {
+        const int64_t row = part * kTilesAtOnce;
+        of_.windows(tiles, first + row, std::min(kTilesAtOnce, count - row),
+                    Data(images), of_windows, row, windows);
+      });
+      each(kPoints, count * channels * filters / 16, [&](int64_t i) {
+        of_.convolve(count, of_windows, windows + i * of_windows.point_stride(),
+                     of_weights, Data(points) + i * of_weights.point_stride(),
+                     of_sums, sums + i * of_sums.point_stride());
+      });
+      each(parts, kTilesAtOnce * filters * kPoints, [&](int64_t part) {
+        const int64_t row = part * kTilesAtOnce;
+        of_.outputs(tiles, first + row, std::min(kTilesAtOnce, count - row),
+                    of_sums, row, sums, Data(*outputs));
+      });
+    };
+    if (!in_blocks) {
+      make(0, tiles.count, Data(between),
+           [&](int64_t count, int64_t cost, const auto& work) {
+             Each(context, count, cost, work);
+           });
+      return;
+    }
     std::atomic<int64_t> next = 0;
     Each(context, threads, kThreadsWorth, [&](int64_t thread) {
-      float* const windows = Data(between) + thread * size;
-      float* const sums = windows + of_windows.size();
       int64_t block;
       while ((block = next++) < blocks) {
         const int64_t first = block * kTilesOfBlock;
-        const int64_t count = std::min(kTilesOfBlock, tiles.count - first);
-        of_.windows(tiles, first, count, Data(images), of_windows, 0, windows);
-        for (int i = 0; i < kPoints; ++i) {
-          of_.convolve(count, of_windows,
-                       windows + i * of_windows.point_stride(), of_weights,
-                       Data(points) + i * of_weights.point_stride(), of_sums,
-                       sums + i * of_sums.point_stride());
-        }
-        of_.outputs(tiles, first, count, of_sums, sums, Data(*outputs));
+        make(first, std::min(kTilesOfBlock, tiles.count - first),
+             Data(between) + thread * size,
+             [](int64_t count, int64_t, const auto& work) {
+               for (int64_t i = 0; i < count; ++i) work(i);
+             });
       }
     });
   }

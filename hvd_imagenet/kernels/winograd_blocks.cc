@@ -276,12 +276,12 @@ void Points(const Tiles& tiles, int64_t first, int64_t count,
 }
 
 void Outputs(const Tiles& tiles, int64_t first, int64_t count, Panels of,
-             const float* points, float* outputs) {
+             int64_t row, const float* points, float* outputs) {
   const int64_t filters = of.columns;
   for (int64_t tile = 0; tile < count; ++tile) {
     const Part part = PartOf(tiles, first + tile, kTileSide, 0);
     for (int64_t k = 0; k < filters; k += kLanes) {
-      const float* from = points + Place(of, tile, k);
+      const float* from = points + Place(of, row + tile, k);
       float* to = outputs + part.start * filters + k;
       Vector all[kPoints];
       for (int i = 0; i < kPoints; ++i) {

@@ -79,9 +79,10 @@ struct BlockFunctions {
                     Panels upstreams, const float* right, int64_t panel,
                     bool is_added, Panels sums, float* made);
 
-  // What the points say of `count` tiles, from tile `first` on.
+  // What the points say of `count` tiles, from tile `first` on, in rows from
+  // `row` on.
   void (*outputs)(const Tiles& tiles, int64_t first, int64_t count, Panels of,
-                  const float* points, float* outputs);
+                  int64_t row, const float* points, float* outputs);
 
   // The gradient by weights from its points, for channels from `begin` to
   // `end`.
