@@ -40,8 +40,8 @@ constexpr int64_t kCacheBytes = 16 << 20;
 // factors of which; and into how many sums of their own, at most, so that
 // threads have something to do.
 constexpr int64_t kNumbersOfSum = 128 << 10;
-constexpr int64_t kNumbersOfChunk = 16 << 10;
-constexpr int64_t kSums = 32;
+constexpr int64_t kNumbersOfChunk = 128 << 10;
+constexpr int64_t kSums = 16;
 
 absl::Status CheckImages(const Tensor& images, const char* name) {
   if (images.dims() == 4 && images.dim_size(3) > 0 &&
