@@ -3,14 +3,11 @@
 Only where there is AMX; how a layer chooses them is tested everywhere.
 """
 
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from hvd_imagenet.convolutions import Convolution
+import convolving
 from hvd_imagenet.kernels import build, loading, pointwise, processor
 
 pytestmark = pytest.mark.core
@@ -20,26 +17,6 @@ _HAS_AMX = pointwise.works_for("float32")
 _needs_amx = pytest.mark.skipif(
     not _HAS_AMX, reason="there is no AMX, or the compiler knows none"
 )
-
-
-def _draw(*shape, seed=0):
-    generator = np.random.default_rng(seed)
-    return tf.constant(generator.normal(size=shape), tf.float32)
-
-
-def _all_of(convolve, images, weights, upstream):
-    """What is made, and the gradients by images and weights."""
-    with tf.GradientTape() as tape:
-        tape.watch([images, weights])
-        made = convolve(images, weights)
-    return [made, *tape.gradient(made, [images, weights], upstream)]
-
-
-def _distances(found, expected):
-    return [
-        float(np.linalg.norm(np.float64(one) - other) / np.linalg.norm(other))
-        for one, other in zip(found, expected, strict=True)
-    ]
 
 
 @_needs_amx
@@ -57,23 +34,23 @@ def _distances(found, expected):
 )
 def test_it_is_as_close_as_float32(batch, height, width, channels, filters):
     inputs = (
-        _draw(batch, height, width, channels),
-        _draw(1, 1, channels, filters, seed=1),
-        _draw(batch, height, width, filters, seed=2),
+        convolving.draw(batch, height, width, channels),
+        convolving.draw(1, 1, channels, filters, seed=1),
+        convolving.draw(batch, height, width, filters, seed=2),
     )
-    expected = _all_of(
+    expected = convolving.all_of(
         lambda images, weights: images @ weights[0, 0],
         *(tf.cast(x, tf.float64) for x in inputs),
     )
-    by_float32 = _all_of(
+    by_float32 = convolving.all_of(
         lambda images, weights: tf.nn.conv2d(images, weights, 1, "SAME"),
         *inputs,
     )
-    found = _all_of(pointwise.convolve, *inputs)
-    assert max(_distances(found, expected)) < 5e-7
+    found = convolving.all_of(pointwise.convolve, *inputs)
+    assert max(convolving.distances(found, expected)) < 5e-7
     for mine, theirs in zip(
-        _distances(found, expected),
-        _distances(by_float32, expected),
+        convolving.distances(found, expected),
+        convolving.distances(by_float32, expected),
         strict=True,
     ):
         assert mine < 2 * theirs + 1e-7
@@ -83,11 +60,11 @@ def test_it_is_as_close_as_float32(batch, height, width, channels, filters):
 def test_numbers_of_all_sizes_keep_their_digits():
     """The parts of small numbers are not lost beside those of large ones."""
     scales = tf.constant(10.0 ** np.linspace(-30, 30, 64), tf.float32)
-    images = _draw(1, 8, 8, 64) * scales
-    weights = _draw(1, 1, 64, 32, seed=1) / scales[:, None]
+    images = convolving.draw(1, 8, 8, 64) * scales
+    weights = convolving.draw(1, 1, 64, 32, seed=1) / scales[:, None]
     found = pointwise.convolve(images, weights)
     exact = tf.cast(images, tf.float64) @ tf.cast(weights[0, 0], tf.float64)
-    assert _distances([found], [exact])[0] < 5e-7
+    assert convolving.distances([found], [exact])[0] < 5e-7
 
 
 @_needs_amx
@@ -105,7 +82,10 @@ def test_products_of_few_digits_are_exact():
 
 @_needs_amx
 def test_an_image_is_the_same_in_any_batch():
-    images, weights = _draw(11, 9, 9, 64), _draw(1, 1, 64, 96, seed=1)
+    images, weights = (
+        convolving.draw(11, 9, 9, 64),
+        convolving.draw(1, 1, 64, 96, seed=1),
+    )
     together = pointwise.convolve(images, weights)
     for number in (0, 5, 10):
         alone = pointwise.convolve(images[number : number + 1], weights)
@@ -114,53 +94,31 @@ def test_an_image_is_the_same_in_any_batch():
 
 @_needs_amx
 def test_what_is_no_number_is_not_lost():
-    images = _draw(1, 6, 6, 32).numpy()
+    images = convolving.draw(1, 6, 6, 32).numpy()
     images[0, 2, 3, 4] = np.nan
     images[0, 5, 0, 1] = np.inf
-    made = pointwise.convolve(images, _draw(1, 1, 32, 32)).numpy()
+    made = pointwise.convolve(images, convolving.draw(1, 1, 32, 32)).numpy()
     bad = ~np.isfinite(made)
     assert bad[0, 2, 3].all()
     assert bad[0, 5, 0].all()
     assert bad.sum() == 64
 
 
-_THREADS = """
-import sys
-import numpy as np
-import tensorflow as tf
-from hvd_imagenet.kernels import pointwise
-
-tf.config.threading.set_intra_op_parallelism_threads(int(sys.argv[1]))
-images = tf.random.stateless_normal([9, 30, 30, 64], [1, 2])
-weights = tf.random.stateless_normal([1, 1, 64, 96], [3, 4])
-with tf.GradientTape() as tape:
-    tape.watch([images, weights])
-    made = pointwise.convolve(images, weights)
-    loss = tf.reduce_mean(made ** 2)
-np.savez(sys.argv[2], made, *tape.gradient(loss, [images, weights]))
-"""
-
-
 @_needs_amx
 def test_the_numbers_are_the_same_from_any_number_of_threads(tmp_path):
-    found = []
-    for threads in (1, 3):
-        path = tmp_path / f"{threads}.npz"
-        subprocess.run(
-            [sys.executable, "-c", _THREADS, str(threads), str(path)],
-            check=True,
-            timeout=120,
-        )
-        found.append(np.load(path))
-    for name in found[0].files:
-        np.testing.assert_array_equal(found[0][name], found[1][name])
+    convolving.assert_threads_make_no_difference(
+        tmp_path, pointwise.__name__, side=1, threads=(1, 3)
+    )
 
 
 @_needs_amx
 def test_onednn_finds_its_own_tiles_afterwards():
     """Threads that both use: products of bfloat16 between those of float32."""
-    halves = tf.cast(_draw(256, 256), tf.bfloat16)
-    images, weights = _draw(2, 16, 16, 64), _draw(1, 1, 64, 64, seed=1)
+    halves = tf.cast(convolving.draw(256, 256), tf.bfloat16)
+    images, weights = (
+        convolving.draw(2, 16, 16, 64),
+        convolving.draw(1, 1, 64, 64, seed=1),
+    )
     alone = tf.matmul(halves, halves)
     for _ in range(20):
         pointwise.convolve(images, weights)
@@ -207,21 +165,12 @@ def test_no_images_have_no_gradient():
 # --- In a layer. ---
 
 
-def _kinds(shape=(4, 16, 16, 32), signature=None, **changes):
-    """Operations of a layer and of its gradients."""
-    layer = Convolution(**{"kernel_size": 1, "filters": 64, **changes})
-    layer.build(shape)
-    dtype = layer.compute_dtype
+_ARGUMENTS = {"kernel_size": 1, "filters": 64}
 
-    @tf.function(input_signature=[tf.TensorSpec(signature or shape, dtype)])
-    def gradients(images):
-        with tf.GradientTape() as tape:
-            tape.watch(images)
-            made = layer(images)
-        return tape.gradient(made, [images, layer.kernel.value])
 
-    graph = gradients.get_concrete_function().graph
-    return {operation.type for operation in graph.get_operations()}
+def _kinds(**changes):
+    shape = (4, 16, 16, 32)
+    return convolving.kinds(**{"shape": shape, **_ARGUMENTS, **changes})
 
 
 @_needs_amx

@@ -1,14 +1,13 @@
 """Winograd's convolutions against the definition in float64."""
 
 import ctypes
-import subprocess
-import sys
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
+import convolving
 from hvd_imagenet import resnet
 from hvd_imagenet.config import ModelConfig
 from hvd_imagenet.convolutions import Convolution
@@ -17,19 +16,6 @@ from hvd_imagenet.kernels import build, loading, pointwise, processor, winograd
 pytestmark = pytest.mark.core
 
 _OPERATIONS = {"HvdImagenetWinograd", "HvdImagenetWinogradByWeights"}
-
-
-def _draw(*shape, seed=0):
-    generator = np.random.default_rng(seed)
-    return tf.constant(generator.normal(size=shape), tf.float32)
-
-
-def _all_of(convolve, images, weights, upstream):
-    """What is made, and the gradients by images and weights."""
-    with tf.GradientTape() as tape:
-        tape.watch([images, weights])
-        made = convolve(images, weights)
-    return [made, *tape.gradient(made, [images, weights], upstream)]
 
 
 def _by_definition(images, weights):
@@ -41,13 +27,6 @@ def _by_definition(images, weights):
         for y in range(3)
         for x in range(3)
     )
-
-
-def _distances(found, expected):
-    return [
-        float(np.linalg.norm(np.float64(one) - other) / np.linalg.norm(other))
-        for one, other in zip(found, expected, strict=True)
-    ]
 
 
 @pytest.mark.parametrize(
@@ -63,13 +42,13 @@ def _distances(found, expected):
     ],
 )
 def test_it_equals_the_definition(batch, height, width, channels, filters):
-    images = _draw(batch, height, width, channels)
-    weights = _draw(3, 3, channels, filters, seed=1)
-    upstream = _draw(batch, height, width, filters, seed=2)
-    found = _all_of(winograd.convolve, images, weights, upstream)
+    images = convolving.draw(batch, height, width, channels)
+    weights = convolving.draw(3, 3, channels, filters, seed=1)
+    upstream = convolving.draw(batch, height, width, filters, seed=2)
+    found = convolving.all_of(winograd.convolve, images, weights, upstream)
     exact = (tf.cast(x, tf.float64) for x in (images, weights, upstream))
-    expected = _all_of(_by_definition, *exact)
-    assert max(_distances(found, expected)) < 5e-6
+    expected = convolving.all_of(_by_definition, *exact)
+    assert max(convolving.distances(found, expected)) < 5e-6
 
 
 class _Tiles(ctypes.Structure):
@@ -173,53 +152,27 @@ def _results_of_blocks(name, images, weights, upstream):
 def test_blocks_are_right_on_every_processor(name, flag):
     if flag and not processor.has(flag):
         pytest.skip(f"this processor has no {flag}")
-    images = _draw(2, 6, 9, 64)
-    weights = _draw(3, 3, 64, 32, seed=1)
-    upstream = _draw(2, 6, 9, 32, seed=2)
+    images = convolving.draw(2, 6, 9, 64)
+    weights = convolving.draw(3, 3, 64, 32, seed=1)
+    upstream = convolving.draw(2, 6, 9, 32, seed=2)
     inputs = (images, weights, upstream)
     found = _results_of_blocks(name, *(x.numpy() for x in inputs))
-    expected = _all_of(
+    expected = convolving.all_of(
         _by_definition, *(tf.cast(x, tf.float64) for x in inputs)
     )
-    assert max(_distances(found, expected)) < 5e-6
-
-
-_THREADS = """
-import sys
-import numpy as np
-import tensorflow as tf
-from hvd_imagenet.kernels import winograd
-
-tf.config.threading.set_intra_op_parallelism_threads(int(sys.argv[1]))
-images = tf.random.stateless_normal([9, 30, 30, 64], [1, 2])
-weights = tf.random.stateless_normal([3, 3, 64, 96], [3, 4])
-with tf.GradientTape() as tape:
-    tape.watch([images, weights])
-    made = winograd.convolve(images, weights)
-    loss = tf.reduce_mean(made ** 2)
-np.savez(sys.argv[2], made, *tape.gradient(loss, [images, weights]))
-"""
+    assert max(convolving.distances(found, expected)) < 5e-6
 
 
 def test_the_numbers_are_the_same_from_any_number_of_threads(tmp_path):
-    found = []
     # With more of them than blocks, they share the points.
-    for threads in (1, 3, 16):
-        path = tmp_path / f"{threads}.npz"
-        subprocess.run(
-            [sys.executable, "-c", _THREADS, str(threads), str(path)],
-            check=True,
-            timeout=120,
-        )
-        found.append(np.load(path))
-    for name in found[0].files:
-        for other in found[1:]:
-            np.testing.assert_array_equal(found[0][name], other[name])
+    convolving.assert_threads_make_no_difference(
+        tmp_path, winograd.__name__, side=3, threads=(1, 3, 16)
+    )
 
 
 def test_an_image_is_the_same_in_any_batch():
-    images = _draw(11, 14, 14, 32)
-    weights = _draw(3, 3, 32, 32, seed=1)
+    images = convolving.draw(11, 14, 14, 32)
+    weights = convolving.draw(3, 3, 32, 32, seed=1)
     together = winograd.convolve(images, weights)
     for number in (0, 5, 10):
         alone = winograd.convolve(images[number : number + 1], weights)
@@ -227,9 +180,9 @@ def test_an_image_is_the_same_in_any_batch():
 
 
 def test_what_is_no_number_is_not_lost():
-    images = _draw(1, 12, 12, 32).numpy()
+    images = convolving.draw(1, 12, 12, 32).numpy()
     images[0, 6, 5, 3] = np.nan
-    made = winograd.convolve(images, _draw(3, 3, 32, 32)).numpy()
+    made = winograd.convolve(images, convolving.draw(3, 3, 32, 32)).numpy()
     assert np.isnan(made[0, 5:8, 4:7]).all()
     # In windows that do not see it nothing changes.
     assert np.isfinite(made[0, 8:, 8:]).all()
@@ -260,7 +213,10 @@ def test_gradients_of_other_shapes_are_refused():
 
 
 def test_it_is_differentiable_once():
-    images, weights = _draw(1, 4, 4, 32), _draw(3, 3, 32, 32)
+    images, weights = (
+        convolving.draw(1, 4, 4, 32),
+        convolving.draw(3, 3, 32, 32),
+    )
     with tf.GradientTape() as outer:
         outer.watch(images)
         with tf.GradientTape() as inner:
@@ -274,22 +230,12 @@ def test_it_is_differentiable_once():
 # --- In a layer. ---
 
 
-def _kinds(shape=(4, 16, 16, 32), signature=None, **changes):
-    """Operations of a layer and of its gradients."""
-    arguments = {"kernel_size": 3, "padding": "same", "filters": 64, **changes}
-    layer = Convolution(**arguments)
-    layer.build(shape)
-    dtype = layer.compute_dtype
+_ARGUMENTS = {"kernel_size": 3, "padding": "same", "filters": 64}
 
-    @tf.function(input_signature=[tf.TensorSpec(signature or shape, dtype)])
-    def gradients(images):
-        with tf.GradientTape() as tape:
-            tape.watch(images)
-            made = layer(images)
-        return tape.gradient(made, [images, layer.kernel.value])
 
-    graph = gradients.get_concrete_function().graph
-    return {operation.type for operation in graph.get_operations()}
+def _kinds(**changes):
+    shape = (4, 16, 16, 32)
+    return convolving.kinds(**{"shape": shape, **_ARGUMENTS, **changes})
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,6 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from hvd_imagenet.kernels import loading
-from hvd_imagenet.kernels.loading import MissingKernelError
 
 _NAME = "HvdImagenetBatchNorm"
 _DTYPES = ("float32", "bfloat16")
@@ -73,13 +72,7 @@ def works_for(dtype: str) -> bool:
 
     It is for CPUs; GPUs have cuDNN's.
     """
-    if dtype not in _DTYPES or tf.config.get_visible_devices("GPU"):
-        return False
-    try:
-        load()
-    except MissingKernelError:
-        return False
-    return True
+    return dtype in _DTYPES and loading.works_on_cpus(load)
 
 
 @loading.once

@@ -94,7 +94,7 @@ _LIBRARIES = {
     ),
     "winograd": _Library(
         options=(),
-        headers=("winograd_blocks.h", "processors.h"),
+        headers=("convolution.h", "winograd_blocks.h", "processors.h"),
         parts=_blocks("winograd_blocks.cc", ("kGeneric", "kAvx2", "kAvx512")),
     ),
     "shared_mean": _Library(
@@ -109,7 +109,7 @@ if _IS_X86:
     _LIBRARIES["pointwise"] = _Library(
         options=(),
         needs=_AMX,
-        headers=("pointwise_blocks.h",),
+        headers=("convolution.h", "pointwise_blocks.h"),
         parts=(
             _Part(
                 "pointwise_blocks.cc",

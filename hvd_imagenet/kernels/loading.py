@@ -36,6 +36,17 @@ def operations(name: str) -> Any:
         raise MissingKernelError(f"{path} cannot be loaded: {error}") from None
 
 
+def works_on_cpus(load: Callable[[], Any]) -> bool:
+    """Whether `load` finds its operations, and CPUs are what is computed on."""
+    if tf.config.get_visible_devices("GPU"):
+        return False
+    try:
+        load()
+    except MissingKernelError:
+        return False
+    return True
+
+
 def once(load: Callable[[], _Loaded]) -> Callable[[], _Loaded]:
     """Lets a function that may raise MissingKernelError run but once.
 

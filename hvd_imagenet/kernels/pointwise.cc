@@ -10,9 +10,9 @@
 
 #include "tensorflow/core/framework/op.h"
 #include "tensorflow/core/framework/op_kernel.h"
-#include "tensorflow/core/framework/shape_inference.h"
 #include "tensorflow/core/util/work_sharder.h"
 
+#include "convolution.h"
 #include "pointwise_blocks.h"
 
 namespace {
@@ -28,7 +28,6 @@ using tensorflow::OpKernelConstruction;
 using tensorflow::OpKernelContext;
 using tensorflow::Tensor;
 using tensorflow::TensorShape;
-using tensorflow::errors::InvalidArgument;
 using tensorflow::errors::Unimplemented;
 
 // What a block has of parts and results: a share of a core's own cache.
@@ -42,15 +41,6 @@ constexpr int64_t kCacheBytes = 16 << 20;
 constexpr int64_t kNumbersOfSum = 128 << 10;
 constexpr int64_t kNumbersOfChunk = 128 << 10;
 constexpr int64_t kSums = 16;
-
-absl::Status CheckImages(const Tensor& images, const char* name) {
-  if (images.dims() == 4 && images.dim_size(3) > 0 &&
-      images.dim_size(3) % kTogether == 0) {
-    return absl::OkStatus();
-  }
-  return InvalidArgument(name, " must be [batch, height, width, a multiple of ",
-                         kTogether, "], not ", images.shape().DebugString());
-}
 
 int64_t RowsOf(const Tensor& images) {
   return images.NumElements() / images.dim_size(3);
@@ -101,21 +91,12 @@ class Pointwise : public OpKernel {
 
   void Compute(OpKernelContext* context) override {
     const Tensor &images = context->input(0), &weights = context->input(1);
-    OP_REQUIRES_OK(context, CheckImages(images, "images"));
+    TensorShape made;
+    OP_REQUIRES_OK(context, hvd_imagenet::CheckConvolution(
+                                images, weights, 1, kTogether,
+                                by_images_, &made));
     const int64_t channels = images.dim_size(3);
-    const int of_channels = by_images_ ? 3 : 2, of_filters = 5 - of_channels;
-    OP_REQUIRES(context,
-                weights.dims() == 4 && weights.dim_size(0) == 1 &&
-                    weights.dim_size(1) == 1 &&
-                    weights.dim_size(of_channels) == channels &&
-                    weights.dim_size(of_filters) > 0 &&
-                    weights.dim_size(of_filters) % kTogether == 0,
-                InvalidArgument("weights of ", weights.shape().DebugString(),
-                                " do not fit images of ",
-                                images.shape().DebugString()));
-    const int64_t filters = weights.dim_size(of_filters);
-    TensorShape made = images.shape();
-    made.set_dim(3, filters);
+    const int64_t filters = made.dim_size(3);
     Tensor* outputs;
     OP_REQUIRES_OK(context, context->allocate_output(0, made, &outputs));
 
@@ -196,19 +177,14 @@ class PointwiseByWeights : public OpKernel {
 
   void Compute(OpKernelContext* context) override {
     const Tensor &images = context->input(0), &upstream = context->input(1);
-    OP_REQUIRES_OK(context, CheckImages(images, "images"));
-    OP_REQUIRES_OK(context, CheckImages(upstream, "upstream"));
+    TensorShape made;
+    OP_REQUIRES_OK(context,
+                   hvd_imagenet::CheckByWeights(images, upstream, 1,
+                                                kTogether, &made));
     const int64_t channels = images.dim_size(3);
     const int64_t filters = upstream.dim_size(3);
-    TensorShape expected = images.shape();
-    expected.set_dim(3, filters);
-    OP_REQUIRES(context, upstream.shape() == expected,
-                InvalidArgument("upstream must be ", expected.DebugString(),
-                                ", not ", upstream.shape().DebugString()));
     Tensor* gradient;
-    OP_REQUIRES_OK(
-        context, context->allocate_output(
-                     0, TensorShape({1, 1, channels, filters}), &gradient));
+    OP_REQUIRES_OK(context, context->allocate_output(0, made, &gradient));
     if (images.NumElements() == 0) {
       gradient->flat<float>().setZero();
       return;
@@ -293,26 +269,12 @@ class PointwiseByWeights : public OpKernel {
   }
 };
 
-using tensorflow::shape_inference::DimensionHandle;
-using tensorflow::shape_inference::InferenceContext;
-using tensorflow::shape_inference::ShapeHandle;
-
 REGISTER_OP("HvdImagenetPointwise")
     .Input("images: float")
     .Input("weights: float")
     .Output("outputs: float")
     .Attr("by_images: bool")
-    .SetShapeFn([](InferenceContext* context) {
-      bool by_images;
-      TF_RETURN_IF_ERROR(context->GetAttr("by_images", &by_images));
-      ShapeHandle images, weights;
-      TF_RETURN_IF_ERROR(context->WithRank(context->input(0), 4, &images));
-      TF_RETURN_IF_ERROR(context->WithRank(context->input(1), 4, &weights));
-      const DimensionHandle filters = context->Dim(weights, by_images ? 2 : 3);
-      TF_RETURN_IF_ERROR(context->ReplaceDim(images, 3, filters, &images));
-      context->set_output(0, images);
-      return absl::OkStatus();
-    })
+    .SetShapeFn(hvd_imagenet::ConvolutionShape)
     .Doc(R"doc(
 Convolves images with weights of 1 x 1.
 
@@ -326,15 +288,7 @@ REGISTER_OP("HvdImagenetPointwiseByWeights")
     .Input("images: float")
     .Input("upstream: float")
     .Output("gradient: float")
-    .SetShapeFn([](InferenceContext* context) {
-      ShapeHandle images, upstream;
-      TF_RETURN_IF_ERROR(context->WithRank(context->input(0), 4, &images));
-      TF_RETURN_IF_ERROR(context->WithRank(context->input(1), 4, &upstream));
-      context->set_output(
-          0, context->MakeShape({1, 1, context->Dim(images, 3),
-                                 context->Dim(upstream, 3)}));
-      return absl::OkStatus();
-    })
+    .SetShapeFn(hvd_imagenet::ByWeightsShape<1>)
     .Doc(R"doc(
 The gradient of HvdImagenetPointwise by its weights.
 

@@ -41,13 +41,7 @@ def convolve(images: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
 
 def works_for(dtype: str) -> bool:
     """Whether the operation is there, and is one for images of this dtype."""
-    if dtype != "float32" or tf.config.get_visible_devices("GPU"):
-        return False
-    try:
-        load()
-    except MissingKernelError:
-        return False
-    return True
+    return dtype == "float32" and loading.works_on_cpus(load)
 
 
 @loading.once

@@ -18,9 +18,9 @@
 
 #include "tensorflow/core/framework/op.h"
 #include "tensorflow/core/framework/op_kernel.h"
-#include "tensorflow/core/framework/shape_inference.h"
 #include "tensorflow/core/util/work_sharder.h"
 
+#include "convolution.h"
 #include "processors.h"
 #include "winograd_blocks.h"
 
@@ -36,7 +36,6 @@ using tensorflow::OpKernelConstruction;
 using tensorflow::OpKernelContext;
 using tensorflow::Tensor;
 using tensorflow::TensorShape;
-using tensorflow::errors::InvalidArgument;
 
 constexpr int64_t kTilesOfBlock = 64;
 // Numbers of a chunk at each point, of images and gradients together: of few
@@ -51,16 +50,6 @@ const BlockFunctions& Functions() {
   if (hvd_imagenet::HasAvx2()) return hvd_imagenet::winograd::kAvx2;
 #endif
   return hvd_imagenet::winograd::kGeneric;
-}
-
-// [batch, height, width, channels] of `name`.
-absl::Status CheckImages(const Tensor& images, const char* name) {
-  if (images.dims() == 4 && images.dim_size(3) % kChannelsTogether == 0) {
-    return absl::OkStatus();
-  }
-  return InvalidArgument(name, " must be [batch, height, width, a multiple of ",
-                         kChannelsTogether, "], not ",
-                         images.shape().DebugString());
 }
 
 Tiles TilesOf(const Tensor& images) {
@@ -99,20 +88,12 @@ class Winograd : public OpKernel {
 
   void Compute(OpKernelContext* context) override {
     const Tensor &images = context->input(0), &weights = context->input(1);
-    OP_REQUIRES_OK(context, CheckImages(images, "images"));
+    TensorShape made;
+    OP_REQUIRES_OK(context, hvd_imagenet::CheckConvolution(
+                                images, weights, 3, kChannelsTogether,
+                                by_images_, &made));
     const int64_t channels = images.dim_size(3);
-    const int of_channels = by_images_ ? 3 : 2, of_filters = 5 - of_channels;
-    OP_REQUIRES(context,
-                weights.dims() == 4 && weights.dim_size(0) == 3 &&
-                    weights.dim_size(1) == 3 &&
-                    weights.dim_size(of_channels) == channels &&
-                    weights.dim_size(of_filters) % kChannelsTogether == 0,
-                InvalidArgument("weights of ", weights.shape().DebugString(),
-                                " do not fit images of ",
-                                images.shape().DebugString()));
-    const int64_t filters = weights.dim_size(of_filters);
-    TensorShape made = images.shape();
-    made.set_dim(3, filters);
+    const int64_t filters = made.dim_size(3);
     Tensor* outputs;
     OP_REQUIRES_OK(context, context->allocate_output(0, made, &outputs));
 
@@ -195,19 +176,14 @@ class WinogradByWeights : public OpKernel {
 
   void Compute(OpKernelContext* context) override {
     const Tensor &images = context->input(0), &upstream = context->input(1);
-    OP_REQUIRES_OK(context, CheckImages(images, "images"));
-    OP_REQUIRES_OK(context, CheckImages(upstream, "upstream"));
+    TensorShape made;
+    OP_REQUIRES_OK(context,
+                   hvd_imagenet::CheckByWeights(images, upstream, 3,
+                                                kChannelsTogether, &made));
     const int64_t channels = images.dim_size(3);
     const int64_t filters = upstream.dim_size(3);
-    TensorShape expected = images.shape();
-    expected.set_dim(3, filters);
-    OP_REQUIRES(context, upstream.shape() == expected,
-                InvalidArgument("upstream must be ", expected.DebugString(),
-                                ", not ", upstream.shape().DebugString()));
     Tensor* gradient;
-    OP_REQUIRES_OK(
-        context, context->allocate_output(
-                     0, TensorShape({3, 3, channels, filters}), &gradient));
+    OP_REQUIRES_OK(context, context->allocate_output(0, made, &gradient));
 
     const Tiles tiles = TilesOf(images);
     const int64_t chunk = kNumbersOfChunk / (channels + filters) + 1;
@@ -252,26 +228,12 @@ class WinogradByWeights : public OpKernel {
   const BlockFunctions& of_ = Functions();
 };
 
-using tensorflow::shape_inference::DimensionHandle;
-using tensorflow::shape_inference::InferenceContext;
-using tensorflow::shape_inference::ShapeHandle;
-
 REGISTER_OP("HvdImagenetWinograd")
     .Input("images: float")
     .Input("weights: float")
     .Output("outputs: float")
     .Attr("by_images: bool")
-    .SetShapeFn([](InferenceContext* context) {
-      bool by_images;
-      TF_RETURN_IF_ERROR(context->GetAttr("by_images", &by_images));
-      ShapeHandle images, weights;
-      TF_RETURN_IF_ERROR(context->WithRank(context->input(0), 4, &images));
-      TF_RETURN_IF_ERROR(context->WithRank(context->input(1), 4, &weights));
-      const DimensionHandle filters = context->Dim(weights, by_images ? 2 : 3);
-      TF_RETURN_IF_ERROR(context->ReplaceDim(images, 3, filters, &images));
-      context->set_output(0, images);
-      return absl::OkStatus();
-    })
+    .SetShapeFn(hvd_imagenet::ConvolutionShape)
     .Doc(R"doc(
 Convolves images with weights of 3 x 3, step 1, padded to the same size.
 
@@ -285,15 +247,7 @@ REGISTER_OP("HvdImagenetWinogradByWeights")
     .Input("images: float")
     .Input("upstream: float")
     .Output("gradient: float")
-    .SetShapeFn([](InferenceContext* context) {
-      ShapeHandle images, upstream;
-      TF_RETURN_IF_ERROR(context->WithRank(context->input(0), 4, &images));
-      TF_RETURN_IF_ERROR(context->WithRank(context->input(1), 4, &upstream));
-      context->set_output(
-          0, context->MakeShape({3, 3, context->Dim(images, 3),
-                                 context->Dim(upstream, 3)}));
-      return absl::OkStatus();
-    })
+    .SetShapeFn(hvd_imagenet::ByWeightsShape<3>)
     .Doc(R"doc(
 The gradient of HvdImagenetWinograd by its weights.
 
