@@ -11,6 +11,8 @@ from hvd_imagenet.diagnosis.units import size
 
 # A host that reads with less than this part of the others' rate is slow.
 _SLOW = 0.5
+# If it had so long to read: the time of a single block tells nothing.
+_SECONDS_MIN = 0.1
 
 _MEGA = 1e6
 
@@ -41,7 +43,8 @@ def data(
     if rates:
         usual = statistics.median(rates.values())
         for host, rate in rates.items():
-            if rate < _SLOW * usual:
+            had_time = readings[host].seconds >= _SECONDS_MIN
+            if had_time and rate < _SLOW * usual:
                 found.append(
                     warning(
                         "data",
