@@ -23,10 +23,10 @@
 #include "tensorflow/core/framework/op.h"
 #include "tensorflow/core/framework/op_kernel.h"
 #include "tensorflow/core/framework/shape_inference.h"
-#include "tensorflow/core/util/work_sharder.h"
 
 #include "batch_norm_blocks.h"
 #include "processors.h"
+#include "threads.h"
 
 namespace {
 
@@ -88,13 +88,7 @@ struct Blocks {
   // Calls work(block) for all, on the threads that TensorFlow has for it.
   void Each(OpKernelContext* context,
             const std::function<void(int64_t)>& work) const {
-    const auto& threads =
-        *context->device()->tensorflow_cpu_worker_threads();
-    const auto some = [&work](int64_t begin, int64_t end) {
-      for (int64_t block = begin; block < end; ++block) work(block);
-    };
-    tensorflow::Shard(threads.num_threads, threads.workers, count,
-                      kNanosecondsPerBlock, some);
+    hvd_imagenet::Each(context, count, kNanosecondsPerBlock, work);
   }
 
   const int64_t channels, rows, rows_of_one, count;

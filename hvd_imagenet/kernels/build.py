@@ -43,7 +43,7 @@ class _Part:
 class _Library:
     """How a library comes about: of NAME.cc, and of parts.
 
-    Without it where the compiler does not know the options that it `needs`.
+    Left out where the compiler does not know the options that it `needs`.
     """
 
     options: tuple[str, ...]
@@ -89,12 +89,22 @@ _LIBRARIES = {
     ),
     "batch_norm": _Library(
         options=(),
-        headers=("batch_norm_blocks.h", "numbers.h", "processors.h"),
+        headers=(
+            "batch_norm_blocks.h",
+            "numbers.h",
+            "processors.h",
+            "threads.h",
+        ),
         parts=_blocks("batch_norm_blocks.cc", ("kGeneric", "kAvx2", "kAvx512")),
     ),
     "winograd": _Library(
         options=(),
-        headers=("convolution.h", "winograd_blocks.h", "processors.h"),
+        headers=(
+            "convolution.h",
+            "processors.h",
+            "threads.h",
+            "winograd_blocks.h",
+        ),
         parts=_blocks("winograd_blocks.cc", ("kGeneric", "kAvx2", "kAvx512")),
     ),
     "shared_mean": _Library(
@@ -109,7 +119,7 @@ if _IS_X86:
     _LIBRARIES["pointwise"] = _Library(
         options=(),
         needs=_AMX,
-        headers=("convolution.h", "pointwise_blocks.h"),
+        headers=("convolution.h", "pointwise_blocks.h", "threads.h"),
         parts=(
             _Part(
                 "pointwise_blocks.cc",

@@ -10,19 +10,22 @@
 
 #include "tensorflow/core/framework/op.h"
 #include "tensorflow/core/framework/op_kernel.h"
-#include "tensorflow/core/util/work_sharder.h"
 
 #include "convolution.h"
 #include "pointwise_blocks.h"
+#include "threads.h"
 
 namespace {
 
+using hvd_imagenet::Each;
+using hvd_imagenet::kThreadsWorth;
 using hvd_imagenet::pointwise::Half;
 using hvd_imagenet::pointwise::kDepth;
 using hvd_imagenet::pointwise::kSide;
 using hvd_imagenet::pointwise::kTogether;
 using hvd_imagenet::pointwise::PartsSize;
 using hvd_imagenet::pointwise::Tiles;
+using hvd_imagenet::Threads;
 using tensorflow::OpKernel;
 using tensorflow::OpKernelConstruction;
 using tensorflow::OpKernelContext;
@@ -62,21 +65,6 @@ absl::Status Allocate(OpKernelContext* context, int64_t size, Half** memory,
   return absl::OkStatus();
 }
 
-int64_t Threads(OpKernelContext* context) {
-  return context->device()->tensorflow_cpu_worker_threads()->num_threads;
-}
-
-// Calls work(number) for numbers below `count`, each of which is worth a thread.
-template <typename Work>
-void Each(OpKernelContext* context, int64_t count, Work work) {
-  constexpr int64_t kWorth = 1'000'000;
-  const auto& threads = *context->device()->tensorflow_cpu_worker_threads();
-  tensorflow::Shard(threads.num_threads, threads.workers, count, kWorth,
-                    [&work](int64_t begin, int64_t end) {
-                      for (int64_t i = begin; i < end; ++i) work(i);
-                    });
-}
-
 // --- The operations. ---
 
 class Pointwise : public OpKernel {
@@ -106,7 +94,7 @@ class Pointwise : public OpKernel {
     OP_REQUIRES_OK(context, Allocate(context, PartsSize(filters, channels),
                                      &right, &keepers[0]));
     const float* const of_weights = weights.flat<float>().data();
-    Each(context, filters / kSide, [&](int64_t columns) {
+    Each(context, filters / kSide, kThreadsWorth, [&](int64_t columns) {
       const int64_t first = columns * kSide;
       Half* const to = right + PartsSize(first, channels);
       if (by_images_) {
@@ -139,7 +127,7 @@ class Pointwise : public OpKernel {
         outputs->NumElements() * sizeof(float) > kCacheBytes;
     const int64_t steps = channels / kDepth;
     std::atomic<int64_t> next = 0;
-    Each(context, threads, [&](int64_t thread) {
+    Each(context, threads, kThreadsWorth, [&](int64_t thread) {
       const Tiles tiles;
       Half* const left = left_of_all + thread * PartsSize(block, channels);
       float* const squares = squares_of_all + thread * block * filters;
@@ -218,7 +206,7 @@ class PointwiseByWeights : public OpKernel {
     const float* const of_upstream = upstream.flat<float>().data();
     const int64_t steps = chunk / kDepth;
     std::atomic<int64_t> next = 0;
-    Each(context, threads, [&](int64_t thread) {
+    Each(context, threads, kThreadsWorth, [&](int64_t thread) {
       const Tiles tiles;
       Half* const left = left_of_all + thread * PartsSize(group, chunk);
       Half* const right = right_of_all + thread * PartsSize(filters, chunk);
@@ -258,7 +246,7 @@ class PointwiseByWeights : public OpKernel {
     });
 
     const int64_t size = channels * filters;
-    Each(context, channels, [&](int64_t channel) {
+    Each(context, channels, kThreadsWorth, [&](int64_t channel) {
       float* const to = gradient->flat<float>().data() + channel * filters;
       const float* const from = all_sums + channel * filters;
       std::copy_n(from, filters, to);

@@ -1,11 +1,10 @@
 // Products of float32 matrices on AMX, which multiplies bfloat16 and sums
 // float32: pointwise_blocks.cc.
 //
-// Henry, Tang and Heinecke 2019 (arXiv 1904.06376), section II: a float32 number
-// is the sum of three bfloat16 ones, of its leading, middle and last eight bits.
-// Of the nine products of two such sums the six largest are taken; the others
-// are below what float32 resolves. So the result is that of float32, at six
-// products of which AMX makes sixteen in the time of one.
+// Henry, Tang and Heinecke 2019 (arXiv 1904.06376): a float32 number is the sum
+// of three bfloat16 ones, of its leading, middle and last eight bits. Of the nine
+// products of two such sums the six largest are taken; the others are below what
+// float32 resolves. AMX makes sixteen of them in the time of one of float32.
 
 #ifndef HVD_IMAGENET_KERNELS_POINTWISE_BLOCKS_H_
 #define HVD_IMAGENET_KERNELS_POINTWISE_BLOCKS_H_

@@ -18,14 +18,15 @@
 
 #include "tensorflow/core/framework/op.h"
 #include "tensorflow/core/framework/op_kernel.h"
-#include "tensorflow/core/util/work_sharder.h"
 
 #include "convolution.h"
 #include "processors.h"
+#include "threads.h"
 #include "winograd_blocks.h"
 
 namespace {
 
+using hvd_imagenet::Each;
 using hvd_imagenet::winograd::BlockFunctions;
 using hvd_imagenet::winograd::kChannelsTogether;
 using hvd_imagenet::winograd::kPoints;
@@ -65,17 +66,6 @@ absl::Status Allocate(OpKernelContext* context, int64_t size, Tensor* tensor) {
 float* Data(Tensor& tensor) { return tensor.flat<float>().data(); }
 const float* Data(const Tensor& tensor) { return tensor.flat<float>().data(); }
 
-// Calls work(number) for numbers below `count`, on the threads that TensorFlow
-// has for it. `cost` is that of one, in multiplications of vectors.
-template <typename Work>
-void Each(OpKernelContext* context, int64_t count, int64_t cost, Work work) {
-  const auto& threads = *context->device()->tensorflow_cpu_worker_threads();
-  tensorflow::Shard(threads.num_threads, threads.workers, count, cost,
-                    [&work](int64_t begin, int64_t end) {
-                      for (int64_t i = begin; i < end; ++i) work(i);
-                    });
-}
-
 // --- The operations. ---
 
 class Winograd : public OpKernel {
@@ -109,8 +99,7 @@ class Winograd : public OpKernel {
          });
 
     const Tiles tiles = TilesOf(images);
-    const int64_t threads =
-        context->device()->tensorflow_cpu_worker_threads()->num_threads;
+    const int64_t threads = hvd_imagenet::Threads(context);
     const int64_t blocks = (tiles.count + kTilesOfBlock - 1) / kTilesOfBlock;
     const bool in_blocks = blocks >= threads;
     const int64_t rows = in_blocks ? kTilesOfBlock : tiles.count;
@@ -149,7 +138,7 @@ class Winograd : public OpKernel {
       return;
     }
     std::atomic<int64_t> next = 0;
-    Each(context, threads, kThreadsWorth, [&](int64_t thread) {
+    Each(context, threads, hvd_imagenet::kThreadsWorth, [&](int64_t thread) {
       int64_t block;
       while ((block = next++) < blocks) {
         const int64_t first = block * kTilesOfBlock;
@@ -163,9 +152,6 @@ class Winograd : public OpKernel {
   }
 
  private:
-  // What takes its blocks one by one is worth a thread.
-  static constexpr int64_t kThreadsWorth = 1'000'000;
-
   const BlockFunctions& of_ = Functions();
   bool by_images_;
 };
@@ -203,9 +189,9 @@ class WinogradByWeights : public OpKernel {
              const int64_t row = part * kTilesAtOnce;
              const int64_t rows = std::min(kTilesAtOnce, count - row);
              of_.windows(tiles, first + row, rows, Data(images), windows, row,
-                          Data(of_windows));
+                         Data(of_windows));
              of_.upstreams(tiles, first + row, rows, Data(upstream), upstreams,
-                            row, Data(of_upstreams));
+                           row, Data(of_upstreams));
            });
       Each(context, kPoints * panels, count * of_.panel * filters / 16,
            [&](int64_t part) {
@@ -220,7 +206,7 @@ class WinogradByWeights : public OpKernel {
     }
     Each(context, channels, filters * kPoints / 4, [&](int64_t channel) {
       of_.by_weights(products, channel, channel + 1, Data(of_products),
-                      Data(*gradient));
+                     Data(*gradient));
     });
   }
 

@@ -3,9 +3,9 @@
 //
 // Lavin and Gray 2015 (arXiv 1509.09308), section 4.3: a tile of a convolution
 // is A^T [(G g G^T) (B^T d B)] A, for a window d and weights g, and the product
-// of the two is taken point by point. Its gradients are the same with each
-// matrix transposed; the gradient by weights is G^T [(B^T d B) (A y A^T)] G, for
-// the gradient y by a tile.
+// of the two is taken point by point. The gradient by images is such a
+// convolution too, of gradients with the weights turned; that by weights is
+// G^T [(B^T d B) (A y A^T)] G, for the gradient y by a tile.
 //
 // Nothing of the standard library but what the compiler has itself: the linker
 // would take one processor's copy of it for all.
