@@ -1,8 +1,8 @@
 """Convolutions that take less time than oneDNN's, on CPUs.
 
-In float32, those of 3x3 by Winograd's minimal filtering (`kernels.winograd`),
-in two thirds of oneDNN's time, and where there is AMX those of 1x1 by it
-(`kernels.pointwise`), in four fifths.
+In float32, all of a network by AMX where there is that (`kernels.amx`), and
+elsewhere those of 3x3 by Winograd's minimal filtering (`kernels.winograd`), in
+two thirds of oneDNN's time.
 
 In bfloat16 with AMX, gradients by weights as matrix products. There oneDNN's
 gradient by weights reaches a third of the rate of its other convolutions, and
@@ -17,14 +17,14 @@ import math
 import keras
 import tensorflow as tf
 
-from hvd_imagenet.kernels import pointwise, processor, winograd
+from hvd_imagenet.kernels import amx, processor, winograd
 
 # Tiles of 4 x 4 places that have to be for Winograd: fewer are not worth the
 # transformation of the weights. And the share of their places that have to be
 # within the images, of which there are 49 of 64 for 7 x 7.
 _TILES_MIN = 64
 _SHARE_MIN = 0.5
-# Places of a batch that are worth taking the weights of 1 x 1 apart.
+# Places of a batch that are worth taking the weights apart for AMX.
 _PLACES_MIN = 1024
 # Places per image up to which a product per weight of the window, and a copy of
 # the images for each, beats oneDNN's gradient: 14 x 14 of a network of 224.
@@ -39,37 +39,66 @@ class Convolution(keras.layers.Conv2D):
         inputs: [batch, height, width, channels], of the compute dtype.
     """
 
-    def __init__(self, *args, algorithm: str = "auto", **kwargs):
+    def __init__(
+        self, *args, zeros: int = 0, algorithm: str = "auto", **kwargs
+    ):
         """Sets the constants.
 
         Args:
             *args: what keras.layers.Conv2D takes.
+            zeros: rows and columns of zeros that are added on each side of
+                images, before what `padding` says.
             algorithm: "auto", or "tensorflow" for TensorFlow's own in any case.
             **kwargs: what else keras.layers.Conv2D takes.
         """
         super().__init__(*args, **kwargs)
+        self.zeros = zeros
         self.algorithm = algorithm
         # XLA has no such operations; Keras looks at this.
         self.supports_jit = algorithm == "tensorflow" or not any(
             compiled.works_for(self.compute_dtype)
-            for compiled in (winograd, pointwise)
+            for compiled in (amx, winograd)
         )
 
     def get_config(self):
-        return {**super().get_config(), "algorithm": self.algorithm}
+        return {
+            **super().get_config(),
+            "zeros": self.zeros,
+            "algorithm": self.algorithm,
+        }
+
+    def compute_output_shape(self, input_shape):
+        return super().compute_output_shape(self._padded_shape(input_shape))
 
     def convolution_op(self, inputs, kernel):
         convolve = super().convolution_op
-        if self.algorithm == "tensorflow" or not isinstance(inputs, tf.Tensor):
-            return convolve(inputs, kernel)
-        for compiled, is_for in (
-            (winograd, self._is_for_winograd),
-            (pointwise, self._is_for_pointwise),
+        is_free = self.algorithm != "tensorflow" and isinstance(
+            inputs, tf.Tensor
+        )
+        if (
+            is_free
+            and self._is_for_amx(inputs)
+            and amx.works_for(inputs.dtype.name)
         ):
-            if is_for(inputs) and compiled.works_for(inputs.dtype.name):
-                return compiled.convolve(
-                    inputs, keras.ops.convert_to_tensor(kernel)
-                )
+            zeros = self.zeros + (self._half() if self._is_same() else 0)
+            # Of few channels only images that are padded already.
+            if inputs.shape[3] % amx.CHANNELS_TOGETHER:
+                inputs, zeros = self._padded(inputs), 0
+            return amx.convolve(
+                inputs,
+                keras.ops.convert_to_tensor(kernel),
+                step=self.strides[0],
+                zeros=zeros,
+            )
+        inputs = self._padded(inputs)
+        if not is_free:
+            return convolve(inputs, kernel)
+        if self._is_for_winograd(inputs) and winograd.works_for(
+            inputs.dtype.name
+        ):
+            return winograd.convolve(
+                inputs, keras.ops.convert_to_tensor(kernel)
+            )
         if not self._has_products(inputs):
             return convolve(inputs, kernel)
         stride = self.strides[0]
@@ -107,7 +136,9 @@ class Convolution(keras.layers.Conv2D):
             or self.kernel_size != (3, 3)
             or self.strides != (1, 1)
             or self.padding != "same"
-            or not self._has_channels(inputs, winograd.CHANNELS_TOGETHER)
+            or None in inputs.shape
+            or inputs.shape[3] % winograd.CHANNELS_TOGETHER
+            or self.filters % winograd.CHANNELS_TOGETHER
         ):
             return False
         batch, height, width = inputs.shape[:3]
@@ -117,22 +148,59 @@ class Convolution(keras.layers.Conv2D):
             and height * width >= _SHARE_MIN * 16 * tiles
         )
 
-    def _is_for_pointwise(self, inputs: tf.Tensor) -> bool:
+    def _is_for_amx(self, inputs: tf.Tensor) -> bool:
+        side, step = self.kernel_size[0], self.strides[0]
+        if (
+            not self._is_plain()
+            or self.kernel_size != (side, side)
+            or self.strides != (step, step)
+            or side % 2 == 0
+            or step > 2
+            or None in inputs.shape
+        ):
+            return False
+        # With a step of one, images keep their size. With more, "same" would
+        # add less before an image than after it.
+        if step == 1 and side > 1:
+            has_zeros = self._is_same() and self.zeros == 0
+        else:
+            has_zeros = not self._is_same() and self.zeros < side
+        channels = inputs.shape[3]
+        are_few = step > 1 and channels * side <= amx.COLOURS_MAX
+        made = self.compute_output_shape(inputs.shape)
         return (
-            self._is_plain()
-            and self.kernel_size == (1, 1)
-            and self.strides == (1, 1)
-            and self._has_channels(inputs, pointwise.CHANNELS_TOGETHER)
-            and math.prod(inputs.shape[:3]) >= _PLACES_MIN
+            has_zeros
+            and min(made[1:3]) > 0
+            and (channels % amx.CHANNELS_TOGETHER == 0 or are_few)
+            and self.filters % amx.CHANNELS_TOGETHER == 0
+            and math.prod(made[:3]) >= _PLACES_MIN
         )
 
-    def _has_channels(self, inputs: tf.Tensor, multiple: int) -> bool:
-        """Whether all sizes are known, and channels and filters fit."""
-        return (
-            None not in inputs.shape
-            and inputs.shape[3] % multiple == 0
-            and self.filters % multiple == 0
+    def _half(self) -> int:
+        return self.kernel_size[0] // 2
+
+    def _is_same(self) -> bool:
+        """Whether Keras pads images: of single places there is nothing to."""
+        return self.padding == "same" and self.kernel_size != (1, 1)
+
+    def _padded(self, inputs):
+        if not self.zeros:
+            return inputs
+        sides = [[0, 0], [0, 0], [0, 0], [0, 0]]
+        for axis in self._sides():
+            sides[axis] = [self.zeros, self.zeros]
+        return keras.ops.pad(inputs, sides)
+
+    def _padded_shape(self, shape) -> tuple:
+        return tuple(
+            size + 2 * self.zeros
+            if axis in self._sides() and size is not None
+            else size
+            for axis, size in enumerate(shape)
         )
+
+    def _sides(self) -> tuple[int, int]:
+        return (1, 2) if self.data_format == "channels_last" else (2, 3)
 
     def _has_products(self, inputs: tf.Tensor) -> bool:
         size, stride = self.kernel_size[0], self.strides[0]
@@ -207,5 +275,5 @@ def load() -> None:
         MissingKernelError: one of them is not there.
     """
     winograd.load()
-    if pointwise.is_for_this_processor():
-        pointwise.load()
+    if amx.is_for_this_processor():
+        amx.load()

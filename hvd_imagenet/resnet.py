@@ -112,15 +112,12 @@ class _Layers:
         # Not the stem's, which sees the image itself (FFCV's choice).
         if stride > 1 and self.config.blur_pool and x.shape[-1] >= 16:
             x = Blur(dtype=self.dtype, name=f"{name}_blur")(x)
-        if stride > 1 and size > 1:
-            x = keras.layers.ZeroPadding2D(
-                size // 2, dtype=self.dtype, name=f"{name}_pad"
-            )(x)
         return Convolution(
             filters,
             size,
             stride,
             padding="same" if stride == 1 else "valid",
+            zeros=0 if stride == 1 else size // 2,
             use_bias=False,
             kernel_initializer=keras.initializers.VarianceScaling(
                 scale=2.0, mode="fan_out", distribution="untruncated_normal"

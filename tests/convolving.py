@@ -1,5 +1,6 @@
 """What tests of compiled convolutions do alike."""
 
+import json
 import pathlib
 import subprocess
 import sys
@@ -11,13 +12,17 @@ import tensorflow as tf
 from hvd_imagenet.convolutions import Convolution
 
 _THREADS = """
+import functools
 import importlib
+import json
 import sys
 import numpy as np
 import tensorflow as tf
 
-module, side, threads, path = sys.argv[1:]
-convolve = importlib.import_module(module).convolve
+module, side, arguments, threads, path = sys.argv[1:]
+convolve = functools.partial(
+    importlib.import_module(module).convolve, **json.loads(arguments)
+)
 tf.config.threading.set_intra_op_parallelism_threads(int(threads))
 images = tf.random.stateless_normal([9, 30, 30, 64], [1, 2])
 weights = tf.random.stateless_normal([int(side), int(side), 64, 96], [3, 4])
@@ -75,7 +80,11 @@ def kinds(shape, signature=None, **arguments) -> set[str]:
 
 
 def assert_threads_make_no_difference(
-    folder: pathlib.Path, module: str, side: int, threads: Iterable[int]
+    folder: pathlib.Path,
+    module: str,
+    side: int,
+    threads: Iterable[int],
+    **arguments: int,
 ) -> None:
     """Numbers of a module's `convolve` from each number of threads."""
     found = []
@@ -84,7 +93,7 @@ def assert_threads_make_no_difference(
         subprocess.run(
             [
                 *(sys.executable, "-c", _THREADS, module),
-                *(str(side), str(count), str(path)),
+                *(str(side), json.dumps(arguments), str(count), str(path)),
             ],
             check=True,
             timeout=120,

@@ -81,6 +81,40 @@ def test_bfloat16_is_as_close_as_a_convolution_is(always, case):
         assert error < 0.05 * np.linalg.norm(wanted)
 
 
+@pytest.mark.parametrize("channels", [3, 32])
+@pytest.mark.parametrize(
+    ("size", "stride", "zeros"), [(7, 2, 3), (3, 2, 1), (3, 1, 2), (1, 2, 1)]
+)
+@pytest.mark.parametrize("algorithm", ["auto", "tensorflow"])
+def test_zeros_around_images_are_those_of_a_layer(
+    channels, size, stride, zeros, algorithm
+):
+    generator = np.random.default_rng(0)
+    images = tf.constant(
+        generator.normal(size=(16, 23, 20, channels)), tf.float32
+    )
+    layer = Convolution(
+        32, size, stride, zeros=zeros, use_bias=False, algorithm=algorithm
+    )
+    layer = Convolution.from_config(layer.get_config())
+    theirs = keras.Sequential(
+        [
+            keras.layers.ZeroPadding2D(zeros),
+            keras.layers.Conv2D(32, size, stride, use_bias=False),
+        ]
+    )
+    expected = theirs(images)
+    layer.build(images.shape)
+    layer.set_weights(theirs.get_weights())
+    found = layer(images)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+    assert layer.compute_output_shape(images.shape) == found.shape
+    assert layer.compute_output_shape((None, None, 20, channels)) == (
+        *(None, None),
+        *found.shape[2:],
+    )
+
+
 def test_of_images_of_any_size_only_simple_ones_are_products(always):
     for size, has_products in ((1, True), (3, False)):
         layer = Convolution(5, size, padding="same", use_bias=False)

@@ -11,7 +11,7 @@ import convolving
 from hvd_imagenet import resnet
 from hvd_imagenet.config import ModelConfig
 from hvd_imagenet.convolutions import Convolution
-from hvd_imagenet.kernels import build, loading, pointwise, processor, winograd
+from hvd_imagenet.kernels import amx, build, loading, processor, winograd
 
 pytestmark = pytest.mark.core
 
@@ -233,6 +233,12 @@ def test_it_is_differentiable_once():
 _ARGUMENTS = {"kernel_size": 3, "padding": "same", "filters": 64}
 
 
+@pytest.fixture
+def without_amx(monkeypatch):
+    """As where there is none, which has all convolutions."""
+    monkeypatch.setattr(amx, "works_for", lambda dtype: False)
+
+
 def _kinds(**changes):
     shape = (4, 16, 16, 32)
     return convolving.kinds(**{"shape": shape, **_ARGUMENTS, **changes})
@@ -247,7 +253,7 @@ def _kinds(**changes):
         {"shape": (32, 56, 56, 64), "filters": 32},
     ],
 )
-def test_layers_are_made_by_it(changes):
+def test_layers_are_made_by_it(without_amx, changes):
     assert _OPERATIONS <= _kinds(**changes)
 
 
@@ -270,7 +276,7 @@ def test_layers_are_made_by_it(changes):
         {"dtype": "mixed_bfloat16"},
     ],
 )
-def test_other_layers_are_not(changes):
+def test_other_layers_are_not(without_amx, changes):
     assert not _OPERATIONS & _kinds(**changes)
 
 
@@ -279,7 +285,7 @@ def test_without_the_operation_tensorflow_takes_over(monkeypatch):
         raise loading.MissingKernelError(name)
 
     monkeypatch.setattr(loading, "operations", missing)
-    for compiled in (winograd, pointwise):
+    for compiled in (amx, winograd):
         compiled.load.cache_clear()
     try:
         assert not winograd.works_for("float32")
@@ -287,7 +293,7 @@ def test_without_the_operation_tensorflow_takes_over(monkeypatch):
         assert Convolution(32, 3).supports_jit
     finally:
         monkeypatch.undo()
-        for compiled in (winograd, pointwise):
+        for compiled in (amx, winograd):
             compiled.load.cache_clear()
     assert not Convolution(32, 3).supports_jit
     assert Convolution(32, 3, algorithm="tensorflow").supports_jit
@@ -298,7 +304,7 @@ def test_gpus_have_their_own(monkeypatch):
     assert not winograd.works_for("float32")
 
 
-def test_a_network_learns_the_same_by_it():
+def test_a_network_learns_the_same_by_it(without_amx):
     images = tf.random.stateless_normal([16, 64, 64, 3], [0, 1])
     gradients = []
     for kernel in ("auto", "tensorflow"):

@@ -67,7 +67,7 @@ def _plain(layer: keras.layers.Layer) -> keras.layers.Layer:
         )
     if isinstance(layer, Convolution):
         config = layer.get_config()
-        del config["algorithm"]
+        del config["algorithm"], config["zeros"]
         return keras.layers.Conv2D.from_config(config)
     if isinstance(layer, Blur):
         return keras.layers.DepthwiseConv2D(
@@ -79,6 +79,11 @@ def _plain(layer: keras.layers.Layer) -> keras.layers.Layer:
 def _call_plain(model: keras.Model, layer: keras.layers.Layer, *args, **kwargs):
     """Calls a layer that stands for that of its name in `model`."""
     original = next((o for o in model.layers if o.name == layer.name), None)
+    if isinstance(original, Convolution) and original.zeros:
+        padding = keras.layers.ZeroPadding2D(
+            original.zeros, dtype=layer.dtype_policy, name=f"{layer.name}_pad"
+        )
+        return layer(padding(*args), **kwargs)
     if not isinstance(original, FusedBatchNormalization):
         return layer(*args, **kwargs)
     shortcut = kwargs.pop("shortcut", None)

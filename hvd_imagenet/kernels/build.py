@@ -116,13 +116,13 @@ _LIBRARIES = {
 }
 _AMX = ("-mamx-tile", "-mamx-bf16")
 if _IS_X86:
-    _LIBRARIES["pointwise"] = _Library(
+    _LIBRARIES["amx"] = _Library(
         options=(),
         needs=_AMX,
-        headers=("convolution.h", "pointwise_blocks.h", "threads.h"),
+        headers=("amx_blocks.h", "convolution.h", "threads.h"),
         parts=(
             _Part(
-                "pointwise_blocks.cc",
+                "amx_blocks.cc",
                 "amx",
                 ("-std=c++17", *_PROCESSORS["kAvx512"], *_AMX),
             ),

@@ -46,6 +46,15 @@ inline absl::Status CheckConvolution(const tensorflow::Tensor& images,
   return absl::OkStatus();
 }
 
+// Of the gradient by what a convolution has made.
+inline absl::Status CheckUpstream(const tensorflow::Tensor& upstream,
+                                  const tensorflow::TensorShape& made) {
+  if (upstream.shape() == made) return absl::OkStatus();
+  return tensorflow::errors::InvalidArgument(
+      "upstream must be ", made.DebugString(), ", not ",
+      upstream.shape().DebugString());
+}
+
 // The shape of the gradient by weights.
 inline absl::Status CheckByWeights(const tensorflow::Tensor& images,
                                    const tensorflow::Tensor& upstream,
@@ -55,11 +64,7 @@ inline absl::Status CheckByWeights(const tensorflow::Tensor& images,
   TF_RETURN_IF_ERROR(CheckImages(upstream, multiple, "upstream"));
   tensorflow::TensorShape expected = images.shape();
   expected.set_dim(3, upstream.dim_size(3));
-  if (upstream.shape() != expected) {
-    return tensorflow::errors::InvalidArgument(
-        "upstream must be ", expected.DebugString(), ", not ",
-        upstream.shape().DebugString());
-  }
+  TF_RETURN_IF_ERROR(CheckUpstream(upstream, expected));
   *gradient = tensorflow::TensorShape(
       {side, side, images.dim_size(3), upstream.dim_size(3)});
   return absl::OkStatus();

@@ -1,0 +1,852 @@
+// Convolutions in float32 by AMX, and their gradients. See amx_blocks.h for the
+// products.
+//
+// Images become one sequence of positions: the places of a grid with a few more
+// rows and columns than what is made has, for the zeros around an image. Those
+// after a row are those before the next, and so it is with images. What a
+// weight of the window multiplies then lies as far from a position, whatever
+// position that is: a convolution is a sum of products of matrices, each of
+// which begins some rows further on. With steps of two there are four such
+// sequences, of even and odd rows and columns. What comes out for a position
+// that is no place of an image is thrown away.
+//
+// How sums are grouped follows from the shapes alone: the same numbers from any
+// number of threads, and for an image from any batch.
+
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cstdint>
+#include <cstdlib>
+#include <memory>
+#include <vector>
+
+#include "tensorflow/core/framework/op.h"
+#include "tensorflow/core/framework/op_kernel.h"
+
+#include "amx_blocks.h"
+#include "convolution.h"
+#include "threads.h"
+
+namespace {
+
+using hvd_imagenet::Each;
+using hvd_imagenet::kThreadsWorth;
+using hvd_imagenet::Threads;
+using hvd_imagenet::amx::Channels;
+using hvd_imagenet::amx::Grid;
+using hvd_imagenet::amx::Half;
+using hvd_imagenet::amx::kDepth;
+using hvd_imagenet::amx::kParts;
+using hvd_imagenet::amx::kSide;
+using hvd_imagenet::amx::kTile;
+using hvd_imagenet::amx::kTogether;
+using hvd_imagenet::amx::Strides;
+using hvd_imagenet::amx::Tiles;
+using tensorflow::OpKernel;
+using tensorflow::OpKernelConstruction;
+using tensorflow::OpKernelContext;
+using tensorflow::Tensor;
+using tensorflow::TensorShape;
+using tensorflow::errors::InvalidArgument;
+using tensorflow::errors::Unimplemented;
+
+// What a block has of parts and results: half of a core's own cache, which then
+// has room for the weights that go by.
+constexpr int64_t kBlockBytes = 1 << 20;
+constexpr int64_t kPositionsOfBlock = 512;
+// Filters that are summed at once, and products per sum, before a block takes
+// the next channels.
+constexpr int64_t kFiltersOfBlock = 256;
+constexpr int64_t kProductsOfSum = 1152;
+// Results that are larger than caches go past them.
+constexpr int64_t kCacheBytes = 16 << 20;
+// Of gradients by weights: what a position has of both factors' parts, at most;
+// and into how many sums of their own, at most, so that threads have something
+// to do.
+constexpr int64_t kBytesOfPosition = 4 << 10;
+constexpr int64_t kSums = 16;
+
+int64_t RoundedUp(int64_t value, int64_t multiple) {
+  return (value + multiple - 1) / multiple * multiple;
+}
+
+// --- What is convolved, and how. ---
+
+// Rows or columns of images.
+struct Axis {
+  // Of `size` places, padded by `zeros` on both sides, a window sees `window`
+  // each time, `step` apart: `made` times.
+  int64_t size, window, step, zeros;
+  int64_t made = (size + 2 * zeros - window) / step + 1;
+  // What a grid has beside.
+  int64_t beside = step == 1 ? zeros : (window - 1) / step;
+
+  int64_t of_grid() const { return made + beside; }
+  // Grids that begin at a place each; of a window without neighbours one.
+  int64_t grids() const { return std::min(step, window); }
+};
+
+// A weight of the window, by its number, times what is `offset` positions on in
+// one of the grids.
+struct Tap {
+  int64_t weight, grid, offset;
+};
+
+// What comes of a sum over taps.
+struct Target {
+  Grid grid;
+  std::vector<Tap> taps;
+};
+
+// A convolution of images, [batch, height, width, channels], with weights,
+// [rows, columns, channels, filters].
+//
+// Where the numbers of the window's columns lie one after the other in the
+// images and are few, as a stem's of three colours, they are taken for channels
+// of a window without columns.
+class Plan {
+ public:
+  Plan(const TensorShape& images, const TensorShape& weights, int64_t step,
+       int64_t zeros)
+      : batch_(images.dim_size(0)),
+        pixel_(images.dim_size(3)),
+        channels_(pixel_),
+        filters_(weights.dim_size(3)),
+        down_{images.dim_size(1), weights.dim_size(0), step, zeros},
+        across_{images.dim_size(2), weights.dim_size(1), step, zeros} {
+    if (is_merged()) {
+      channels_ *= across_.window;
+      across_.window = 1;
+      across_.beside = 0;
+    }
+  }
+
+  // Whether there is a plan for this.
+  static absl::Status Check(const TensorShape& images,
+                            const TensorShape& weights, int64_t step,
+                            int64_t zeros) {
+    if (images.dims() != 4 || weights.dims() != 4) {
+      return InvalidArgument("images and weights must have rank 4, not ",
+                             images.DebugString(), " and ",
+                             weights.DebugString());
+    }
+    if (weights.dim_size(2) != images.dim_size(3)) {
+      return InvalidArgument("weights of ", weights.DebugString(),
+                             " do not fit images of ", images.DebugString());
+    }
+    const int64_t rows = weights.dim_size(0), columns = weights.dim_size(1);
+    if (step < 1 || step > 2 || rows % 2 == 0 || columns != rows ||
+        zeros < 0 || zeros >= rows ||
+        (step == 1 && rows != 2 * zeros + 1)) {
+      return InvalidArgument(
+          "a window of ", rows, " x ", columns, ", step ", step, ", with ",
+          zeros, " zeros around is not one of those that are made");
+    }
+    for (int i = 1; i <= 2; ++i) {
+      if (images.dim_size(i) + 2 * zeros < rows) {
+        return InvalidArgument("images of ", images.DebugString(),
+                               " are smaller than the window");
+      }
+    }
+    const int64_t channels = weights.dim_size(2);
+    const bool is_merged = zeros == 0 && channels * columns <= kDepth;
+    if (channels == 0 || (channels % kDepth != 0 && !is_merged)) {
+      return InvalidArgument("there must be a multiple of ", kDepth,
+                             " channels, not ", channels);
+    }
+    if (weights.dim_size(3) == 0 || weights.dim_size(3) % kTogether != 0) {
+      return InvalidArgument("there must be a multiple of ", kTogether,
+                             " filters, not ", weights.dim_size(3));
+    }
+    return absl::OkStatus();
+  }
+
+  TensorShape made() const {
+    return TensorShape({batch_, down_.made, across_.made, filters_});
+  }
+  // Numbers that a weight of the window is for, and those that come out.
+  int64_t channels() const { return channels_; }
+  int64_t filters() const { return filters_; }
+  bool is_merged() const { return pixel_ % kDepth != 0; }
+  // Whether some pixels are in no window.
+  bool skips_pixels() const { return down_.window < down_.step; }
+
+  // The grids of images that taps are of.
+  std::vector<Grid> OfImages() const {
+    std::vector<Grid> grids;
+    for (int64_t y = 0; y < down_.grids(); ++y) {
+      for (int64_t x = 0; x < across_.grids(); ++x) {
+        grids.push_back(GridOf(down_.size, across_.size, pixel_, down_.step,
+                               y - down_.zeros, x - across_.zeros));
+      }
+    }
+    return grids;
+  }
+
+  // That of what is made.
+  Grid OfMade() const {
+    return GridOf(down_.made, across_.made, filters_, 1, 0, 0);
+  }
+
+  std::vector<Tap> Taps() const {
+    std::vector<Tap> taps;
+    for (int64_t y = 0; y < down_.window; ++y) {
+      for (int64_t x = 0; x < across_.window; ++x) {
+        taps.push_back({y * across_.window + x,
+                        y % down_.step * across_.grids() + x % across_.step,
+                        y / down_.step * across_.of_grid() + x / across_.step});
+      }
+    }
+    return taps;
+  }
+
+  // Of the gradient by images: the grid of that by what is made, and what comes
+  // of it.
+  Grid OfUpstream() const {
+    return GridOf(down_.made, across_.made, filters_, 1, -down_.beside,
+                  -across_.beside);
+  }
+
+  std::vector<Target> ByImages() const {
+    std::vector<Target> targets;
+    const std::vector<Tap> taps = Taps();
+    const bool is_turned = down_.step == 1;
+    for (const Grid& grid : OfImages()) {
+      Target target = {grid, {}};
+      if (is_turned) target.grid.first_row = target.grid.first_column = 0;
+      // As far back as a tap goes forth, from the last one's place.
+      const int64_t last =
+          is_turned ? taps.back().offset
+                    : down_.beside * across_.of_grid() + across_.beside;
+      for (const Tap& tap : taps) {
+        if (tap.grid == static_cast<int64_t>(targets.size())) {
+          target.taps.push_back({tap.weight, 0, last - tap.offset});
+        }
+      }
+      targets.push_back(target);
+    }
+    return targets;
+  }
+
+ private:
+  Grid GridOf(int64_t height, int64_t width, int64_t pixel, int64_t step,
+              int64_t first_row, int64_t first_column) const {
+    return {batch_,           height, width,     pixel,       down_.of_grid(),
+            across_.of_grid(), step,   first_row, first_column};
+  }
+
+  int64_t batch_, pixel_, channels_, filters_;
+  Axis down_, across_;
+};
+
+// --- Memory. ---
+
+// What a thread needs again and again, which then is in its cache already; in
+// pages so large that few are enough, where the system gives such.
+Half* Scratch(int64_t bytes) {
+  constexpr int64_t kPage = 2 << 20;
+  struct Free {
+    void operator()(void* memory) const { std::free(memory); }
+  };
+  thread_local std::unique_ptr<void, Free> memory;
+  thread_local int64_t size = 0;
+  if (size < bytes) {
+    size = RoundedUp(bytes, kPage);
+    memory.reset(std::aligned_alloc(kPage, size));
+    if (memory == nullptr) {
+      size = 0;
+    } else {
+      madvise(memory.get(), size, MADV_HUGEPAGE);
+    }
+  }
+  return static_cast<Half*>(memory.get());
+}
+
+template <typename T>
+absl::Status Allocate(OpKernelContext* context, int64_t size, T** memory,
+                      Tensor* keeper) {
+  TF_RETURN_IF_ERROR(context->allocate_temp(tensorflow::DataTypeToEnum<T>::value,
+                                            TensorShape({size}), keeper));
+  *memory = keeper->flat<T>().data();
+  return absl::OkStatus();
+}
+
+int64_t LargestOffset(const std::vector<Tap>& taps) {
+  int64_t largest = 0;
+  for (const Tap& tap : taps) largest = std::max(largest, tap.offset);
+  return largest;
+}
+
+// --- From images to what is made, or from its gradient to that by images. ---
+
+// Sums over taps of images' grids and their channels.
+class Convolution {
+ public:
+  Convolution(std::vector<Grid> sources, std::vector<Target> targets,
+              int64_t channels, int64_t filters)
+      : sources_(std::move(sources)),
+        targets_(std::move(targets)),
+        channels_(channels),
+        filters_(filters),
+        steps_((channels + kDepth - 1) / kDepth) {
+    for (const Target& target : targets_) {
+      first_tap_.push_back(taps_);
+      taps_ += target.taps.size();
+      reach_ = std::max(reach_, LargestOffset(target.taps));
+    }
+  }
+
+  // Weights are [window, channels, filters], or turned [window, filters,
+  // channels].
+  absl::Status Run(OpKernelContext* context, const float* images,
+                   const float* weights, bool is_turned, float* made) {
+    Tensor keeper;
+    Half* right;
+    TF_RETURN_IF_ERROR(Allocate(
+        context, taps_ * steps_ * kDepth * filters_ * kParts, &right, &keeper));
+    // Of channels, as many at once as a sum may have.
+    const int64_t taps_at_once = (taps_ + targets_.size() - 1) / targets_.size();
+    const int64_t products = taps_at_once * steps_ * kDepth;
+    chunks_ = std::min((products + kProductsOfSum - 1) / kProductsOfSum, steps_);
+    Each(context, filters_ / kSide, kThreadsWorth, [&](int64_t columns) {
+      SplitWeights(columns * kSide, weights, is_turned, right);
+    });
+    if (right == nullptr) return absl::OkStatus();
+
+    const int64_t steps_of_chunk = (steps_ + chunks_ - 1) / chunks_;
+    const int64_t targets = targets_.size();
+    const int64_t filters_at_once =
+        std::min(filters_, std::max(kFiltersOfBlock / targets, kTogether));
+    const int64_t left_bytes =
+        sources_.size() * steps_of_chunk * kDepth * kParts * sizeof(Half);
+    const int64_t bytes =
+        left_bytes + targets * filters_at_once * sizeof(float);
+    const int64_t largest =
+        std::clamp((kBlockBytes - reach_ * left_bytes) / bytes / kTogether, 
+                   int64_t{1}, kPositionsOfBlock / kTogether);
+    // As many blocks for every thread.
+    const int64_t all =
+        (targets_[0].grid.positions() + kTogether - 1) / kTogether;
+    const int64_t threads = std::min(all, Threads(context));
+    const int64_t blocks =
+        std::min(all, RoundedUp((all + largest - 1) / largest, threads));
+    const int64_t most = (all + blocks - 1) / blocks * kTogether;
+    const int64_t bytes_of_made =
+        targets_[0].grid.batch * targets_[0].grid.height *
+        targets_[0].grid.width * filters_ * sizeof(float);
+    const bool past_caches = bytes_of_made > kCacheBytes;
+    std::atomic<int64_t> next = 0;
+    std::atomic<bool> has_memory = true;
+    Each(context, threads, kThreadsWorth, [&](int64_t) {
+      // An odd number of lines, which else would compete for the same places of
+      // a cache.
+      const int64_t plane = ((most + reach_) | 1) * kDepth;
+      const int64_t of_source = steps_of_chunk * kParts * plane;
+      const int64_t of_squares = most * filters_at_once;
+      Half* const left =
+          Scratch(sources_.size() * of_source * sizeof(Half) +
+                  targets * of_squares * sizeof(float));
+      if (left == nullptr) {
+        has_memory = false;
+        return;
+      }
+      float* const squares =
+          reinterpret_cast<float*>(left + sources_.size() * of_source);
+      const Tiles tiles;
+      int64_t number;
+      while ((number = next++) < blocks) {
+        const int64_t first = all * number / blocks * kTogether;
+        const int64_t count = all * (number + 1) / blocks * kTogether - first;
+        for (int64_t f = 0; f < filters_; f += filters_at_once) {
+          const int64_t filters = std::min(filters_at_once, filters_ - f);
+          for (int64_t chunk = 0; chunk < chunks_; ++chunk) {
+            if (f == 0 || chunks_ > 1) {
+              for (size_t source = 0; source < sources_.size(); ++source) {
+                hvd_imagenet::amx::SplitLeft(
+                    sources_[source], first, count + reach_, images,
+                    ChannelsOf(chunk), plane, left + source * of_source);
+              }
+            }
+            for (int64_t target = 0; target < targets; ++target) {
+              MultiplyBlock(target, chunk, f, filters, count, most, left, plane,
+                            of_source, right, squares + target * of_squares);
+            }
+          }
+          for (int64_t target = 0; target < targets; ++target) {
+            hvd_imagenet::amx::CopyToImages(
+                targets_[target].grid, first, count,
+                squares + target * of_squares, most, {f, filters}, past_caches,
+                made);
+          }
+        }
+      }
+    });
+    if (has_memory) return absl::OkStatus();
+    return tensorflow::errors::ResourceExhausted("no memory for a block");
+  }
+
+ private:
+  int64_t FirstStep(int64_t chunk) const { return steps_ * chunk / chunks_; }
+
+  int64_t Steps(int64_t chunk) const {
+    return FirstStep(chunk + 1) - FirstStep(chunk);
+  }
+
+  Channels ChannelsOf(int64_t chunk) const {
+    const int64_t first = FirstStep(chunk) * kDepth;
+    return {first, std::min(Steps(chunk) * kDepth, channels_ - first)};
+  }
+
+  // The parts of weights lie in the order in which they are taken: [targets,
+  // filters / kTogether, chunks, taps, steps].
+  int64_t PlaceOfWeights(int64_t target, int64_t filter, int64_t chunk,
+                         int64_t tap) const {
+    const int64_t taps = targets_[target].taps.size();
+    const int64_t steps =
+        steps_ * (first_tap_[target] * (filters_ / kTogether) +
+                  filter / kTogether * taps) +
+        FirstStep(chunk) * taps + tap * Steps(chunk);
+    return steps * kParts * 2 * kTile;
+  }
+
+  // Of kSide filters.
+  void SplitWeights(int64_t filter, const float* weights, bool is_turned,
+                    Half* parts) const {
+    for (size_t target = 0; target < targets_.size(); ++target) {
+      const std::vector<Tap>& taps = targets_[target].taps;
+      for (int64_t chunk = 0; chunk < chunks_; ++chunk) {
+        const auto [channel, count] = ChannelsOf(chunk);
+        for (size_t tap = 0; tap < taps.size(); ++tap) {
+          Half* const to = parts + PlaceOfWeights(target, filter, chunk, tap) +
+                           filter % kTogether / kSide * kTile;
+          const float* const from =
+              weights + taps[tap].weight * channels_ * filters_;
+          if (is_turned) {
+            hvd_imagenet::amx::SplitTurnedRight(
+                count, channels_, from + filter * channels_ + channel, to);
+          } else {
+            hvd_imagenet::amx::SplitRight(
+                count, filters_, from + channel * filters_ + filter, to);
+          }
+        }
+      }
+    }
+  }
+
+  void MultiplyBlock(int64_t target, int64_t chunk, int64_t first_filter,
+                     int64_t filters, int64_t count, int64_t rows,
+                     const Half* left, int64_t plane, int64_t of_source,
+                     const Half* right, float* squares) const {
+    const std::vector<Tap>& taps = targets_[target].taps;
+    const Strides of_left = {kParts * plane, plane, kSide * kDepth};
+    const Strides of_right = {kParts * 2 * kTile, 2 * kTile, kTile};
+    std::vector<const Half*> places(taps.size());
+    for (int64_t f = 0; f < filters; f += kTogether) {
+      const Half* const of_filters =
+          right + PlaceOfWeights(target, first_filter + f, chunk, 0);
+      for (int64_t row = 0; row < count; row += kTogether) {
+        for (size_t tap = 0; tap < taps.size(); ++tap) {
+          places[tap] = left + taps[tap].grid * of_source +
+                        (row + taps[tap].offset) * kDepth;
+        }
+        hvd_imagenet::amx::Multiply(
+            taps.size(), Steps(chunk), places.data(), of_left, of_filters,
+            of_right, chunk > 0, kTogether,
+            squares + f * rows + row * kTogether);
+      }
+    }
+  }
+
+  const std::vector<Grid> sources_;
+  const std::vector<Target> targets_;
+  const int64_t channels_, filters_, steps_;
+  std::vector<int64_t> first_tap_;
+  int64_t taps_ = 0, reach_ = 0, chunks_ = 1;
+};
+
+// --- The gradient by weights. ---
+
+// Products of images with upstreams, summed over positions.
+class Correlation {
+ public:
+  explicit Correlation(const Plan& plan)
+      : taps_(plan.Taps()),
+        sources_(plan.OfImages()),
+        upstream_(plan.OfMade()),
+        channels_(plan.channels()),
+        filters_(plan.filters()),
+        depth_(RoundedUp(channels_, kTogether)),
+        reach_(RoundedUp(LargestOffset(taps_), 2)),
+        is_even_(taps_.size() == 1),
+        group_(depth_),
+        filter_group_(filters_) {
+    while (BytesOfPosition() > kBytesOfPosition) {
+      int64_t& larger = BytesOfLeft() >= BytesOfRight() ? group_ : filter_group_;
+      if (larger % (2 * kTogether) != 0) break;
+      larger /= 2;
+    }
+    chunk_ = std::max(
+        (kBlockBytes - reach_ * BytesOfRight()) / BytesOfPosition() / kDepth,
+        int64_t{1}) * kDepth;
+  }
+
+  absl::Status Run(OpKernelContext* context, const float* images,
+                   const float* upstream, float* gradient) const {
+    const int64_t groups = depth_ / group_;
+    const int64_t items = groups * (filters_ / filter_group_);
+    const int64_t chunks = (upstream_.positions() + chunk_ - 1) / chunk_;
+    const int64_t sums =
+        std::clamp<int64_t>(kSums / items, 1, std::min(chunks, kSums));
+    const int64_t threads = std::min(items * sums, Threads(context));
+    const int64_t size = taps_.size() * depth_ * filters_;
+    Tensor keeper;
+    float* all_sums;
+    TF_RETURN_IF_ERROR(Allocate(context, sums * size, &all_sums, &keeper));
+
+    std::atomic<int64_t> next = 0;
+    std::atomic<bool> has_memory = true;
+    Each(context, threads, kThreadsWorth, [&](int64_t) {
+      const int64_t left_size = sources_.size() * BytesOfLeft() * chunk_;
+      const int64_t plane = PlaneSize();
+      Half* const left = Scratch(
+          left_size + filter_group_ / kSide * kParts * (is_even_ ? 1 : 2) *
+                          plane * sizeof(Half));
+      if (left == nullptr) {
+        has_memory = false;
+        return;
+      }
+      Half* const right = left + left_size / sizeof(Half);
+      const Tiles tiles;
+      int64_t number;
+      while ((number = next++) < items * sums) {
+        const int64_t sum = number / items;
+        const Channels of_left = {
+            number % groups * group_,
+            std::min(group_, channels_ - number % groups * group_)};
+        const Channels of_right = {
+            number % items / groups * filter_group_, filter_group_};
+        float* const to = all_sums + sum * size +
+                          of_left.first * filters_ + of_right.first;
+        const int64_t begin = chunks * sum / sums;
+        const int64_t end = chunks * (sum + 1) / sums;
+        for (int64_t at = begin; at < end; ++at) {
+          AddChunk(at * chunk_, at > begin, images, of_left, left, upstream,
+                   of_right, right, to);
+        }
+      }
+    });
+    if (!has_memory) {
+      return tensorflow::errors::ResourceExhausted("no memory for a block");
+    }
+
+    Each(context, taps_.size() * channels_, kThreadsWorth, [&](int64_t row) {
+      float* const to = gradient + row * filters_;
+      const float* const from =
+          all_sums + (row / channels_ * depth_ + row % channels_) * filters_;
+      std::copy_n(from, filters_, to);
+      for (int64_t sum = 1; sum < sums; ++sum) {
+        for (int64_t i = 0; i < filters_; ++i) to[i] += from[sum * size + i];
+      }
+    });
+    return absl::OkStatus();
+  }
+
+ private:
+  int64_t BytesOfLeft() const {
+    return group_ * kParts * sizeof(Half);
+  }
+  int64_t BytesOfRight() const {
+    return filter_group_ * kParts * (is_even_ ? 1 : 2) * sizeof(Half);
+  }
+  int64_t BytesOfPosition() const {
+    return sources_.size() * BytesOfLeft() + BytesOfRight();
+  }
+  int64_t PlaneSize() const { return ((chunk_ + reach_) / 2 + 1) * kDepth; }
+
+  // Adds the products of positions of the images from `first` on.
+  void AddChunk(int64_t first, bool is_added, const float* images,
+                Channels of_left, Half* left, const float* upstream,
+                Channels of_right, Half* right, float* to) const {
+    // Of the images; those of what is made reach further back. There are no
+    // pixels beyond the last one.
+    const int64_t count =
+        std::min(chunk_, RoundedUp(upstream_.positions() - first, kDepth));
+    const int64_t steps = count / kDepth;
+    const int64_t of_source = BytesOfLeft() * chunk_ / sizeof(Half);
+    for (size_t source = 0; source < sources_.size(); ++source) {
+      for (int64_t step = 0; step < steps; ++step) {
+        hvd_imagenet::amx::SplitStepOfLeft(
+            sources_[source], first + step * kDepth, images, of_left, steps,
+            left + source * of_source + step * kParts * kTile);
+      }
+    }
+    const int64_t plane = PlaneSize();
+    hvd_imagenet::amx::SplitPairs(upstream_, first - reach_, count + reach_,
+                                  is_even_, upstream, of_right, plane, right);
+    const int64_t pairings = is_even_ ? 1 : 2;
+    const Strides left_strides = {kParts * kTile, kTile,
+                                  steps * kParts * kTile};
+    const Strides right_strides = {kTile, pairings * plane,
+                                   kParts * pairings * plane};
+    const int64_t channels = RoundedUp(of_left.count, kTogether);
+    for (int64_t f = 0; f < of_right.count; f += kTogether) {
+      for (int64_t c = 0; c < channels; c += kTogether) {
+        for (const Tap& tap : taps_) {
+          const int64_t pair = reach_ - tap.offset;
+          const Half* const of_channels =
+              left + tap.grid * of_source +
+              c / kSide * steps * kParts * kTile;
+          hvd_imagenet::amx::Multiply(
+              1, steps, &of_channels, left_strides,
+              right + f / kSide * kParts * pairings * plane +
+                  pair % 2 * plane + pair / 2 * kDepth,
+              right_strides, is_added, filters_,
+              to + (tap.weight * depth_ + c) * filters_ + f);
+        }
+      }
+    }
+  }
+
+  const std::vector<Tap> taps_;
+  const std::vector<Grid> sources_;
+  const Grid upstream_;
+  const int64_t channels_, filters_;
+  // Channels filled up to whole squares.
+  const int64_t depth_;
+  // How far back products reach, even.
+  const int64_t reach_;
+  // Whether they take the positions as they come, in pairs.
+  const bool is_even_;
+  // Channels and filters of an item, and positions that it takes at once.
+  int64_t group_, filter_group_, chunk_;
+};
+
+// --- The operations. ---
+
+class Amx : public OpKernel {
+ public:
+  explicit Amx(OpKernelConstruction* construction) : OpKernel(construction) {
+    OP_REQUIRES(construction, hvd_imagenet::amx::Permit(),
+                Unimplemented("the system does not let this process use AMX"));
+    OP_REQUIRES_OK(construction, construction->GetAttr("step", &step_));
+    OP_REQUIRES_OK(construction, construction->GetAttr("zeros", &zeros_));
+  }
+
+ protected:
+  int64_t step_, zeros_;
+};
+
+class Forwards : public Amx {
+ public:
+  using Amx::Amx;
+
+  void Compute(OpKernelContext* context) override {
+    const Tensor &images = context->input(0), &weights = context->input(1);
+    OP_REQUIRES_OK(context, Plan::Check(images.shape(), weights.shape(), step_,
+                                        zeros_));
+    const Plan plan(images.shape(), weights.shape(), step_, zeros_);
+    Tensor* made;
+    OP_REQUIRES_OK(context, context->allocate_output(0, plan.made(), &made));
+    if (made->NumElements() == 0) return;
+    Convolution convolution(plan.OfImages(), {{plan.OfMade(), plan.Taps()}},
+                            plan.channels(), plan.filters());
+    OP_REQUIRES_OK(context,
+                   convolution.Run(context, images.flat<float>().data(),
+                                   weights.flat<float>().data(), false,
+                                   made->flat<float>().data()));
+  }
+};
+
+class ByImages : public Amx {
+ public:
+  explicit ByImages(OpKernelConstruction* construction) : Amx(construction) {
+    OP_REQUIRES_OK(construction, construction->GetAttr("height", &height_));
+    OP_REQUIRES_OK(construction, construction->GetAttr("width", &width_));
+  }
+
+  void Compute(OpKernelContext* context) override {
+    const Tensor &upstream = context->input(0), &weights = context->input(1);
+    OP_REQUIRES(context, upstream.dims() == 4 && weights.dims() == 4,
+                InvalidArgument("upstream and weights must have rank 4"));
+    const TensorShape images(
+        {upstream.dim_size(0), height_, width_, weights.dim_size(2)});
+    OP_REQUIRES_OK(context,
+                   Plan::Check(images, weights.shape(), step_, zeros_));
+    const Plan plan(images, weights.shape(), step_, zeros_);
+    OP_REQUIRES(context, !plan.is_merged(),
+                InvalidArgument("there is no gradient by images of ",
+                                weights.dim_size(2), " channels"));
+    OP_REQUIRES_OK(context, hvd_imagenet::CheckUpstream(upstream, plan.made()));
+    Tensor* gradient;
+    OP_REQUIRES_OK(context, context->allocate_output(0, images, &gradient));
+    if (gradient->NumElements() == 0) return;
+    float* const to = gradient->flat<float>().data();
+    if (plan.skips_pixels()) {
+      const int64_t size = gradient->NumElements() / images.dim_size(0);
+      Each(context, images.dim_size(0), kThreadsWorth,
+           [&](int64_t image) { std::fill_n(to + image * size, size, 0.0f); });
+    }
+    Convolution convolution({plan.OfUpstream()}, plan.ByImages(), plan.filters(),
+                            plan.channels());
+    OP_REQUIRES_OK(context,
+                   convolution.Run(context, upstream.flat<float>().data(),
+                                   weights.flat<float>().data(), true, to));
+  }
+
+ private:
+  int64_t height_, width_;
+};
+
+class ByWeights : public Amx {
+ public:
+  explicit ByWeights(OpKernelConstruction* construction) : Amx(construction) {
+    OP_REQUIRES_OK(construction, construction->GetAttr("side", &side_));
+  }
+
+  void Compute(OpKernelContext* context) override {
+    const Tensor &images = context->input(0), &upstream = context->input(1);
+    OP_REQUIRES(context, images.dims() == 4 && upstream.dims() == 4,
+                InvalidArgument("images and upstream must have rank 4"));
+    const TensorShape weights(
+        {side_, side_, images.dim_size(3), upstream.dim_size(3)});
+    OP_REQUIRES_OK(context,
+                   Plan::Check(images.shape(), weights, step_, zeros_));
+    const Plan plan(images.shape(), weights, step_, zeros_);
+    OP_REQUIRES_OK(context, hvd_imagenet::CheckUpstream(upstream, plan.made()));
+    Tensor* gradient;
+    OP_REQUIRES_OK(context, context->allocate_output(0, weights, &gradient));
+    if (upstream.NumElements() == 0) {
+      gradient->flat<float>().setZero();
+      return;
+    }
+    OP_REQUIRES_OK(context,
+                   Correlation(plan).Run(context, images.flat<float>().data(),
+                                         upstream.flat<float>().data(),
+                                         gradient->flat<float>().data()));
+  }
+
+ private:
+  int64_t side_;
+};
+
+using tensorflow::shape_inference::DimensionHandle;
+using tensorflow::shape_inference::InferenceContext;
+using tensorflow::shape_inference::ShapeHandle;
+
+// [batch, height, width, channels] of input 0, with what is known of others.
+absl::Status FourDimensions(InferenceContext* context, int input,
+                            ShapeHandle* shape) {
+  return context->WithRank(context->input(input), 4, shape);
+}
+
+absl::Status ShapeForwards(InferenceContext* context) {
+  int64_t step, zeros;
+  TF_RETURN_IF_ERROR(context->GetAttr("step", &step));
+  TF_RETURN_IF_ERROR(context->GetAttr("zeros", &zeros));
+  ShapeHandle images, weights;
+  TF_RETURN_IF_ERROR(FourDimensions(context, 0, &images));
+  TF_RETURN_IF_ERROR(FourDimensions(context, 1, &weights));
+  DimensionHandle sides[2];
+  for (int i = 0; i < 2; ++i) {
+    const int64_t size = context->Value(context->Dim(images, i + 1));
+    const int64_t window = context->Value(context->Dim(weights, i));
+    const bool is_known = size >= 0 && window >= 0 && step > 0 &&
+                          size + 2 * zeros >= window;
+    sides[i] = is_known
+                   ? context->MakeDim((size + 2 * zeros - window) / step + 1)
+                   : context->UnknownDim();
+  }
+  context->set_output(
+      0, context->MakeShape({context->Dim(images, 0), sides[0], sides[1],
+                             context->Dim(weights, 3)}));
+  return absl::OkStatus();
+}
+
+absl::Status ShapeByImages(InferenceContext* context) {
+  int64_t height, width;
+  TF_RETURN_IF_ERROR(context->GetAttr("height", &height));
+  TF_RETURN_IF_ERROR(context->GetAttr("width", &width));
+  ShapeHandle upstream, weights;
+  TF_RETURN_IF_ERROR(FourDimensions(context, 0, &upstream));
+  TF_RETURN_IF_ERROR(FourDimensions(context, 1, &weights));
+  context->set_output(
+      0, context->MakeShape({context->Dim(upstream, 0), height, width,
+                             context->Dim(weights, 2)}));
+  return absl::OkStatus();
+}
+
+absl::Status ShapeByWeights(InferenceContext* context) {
+  int64_t side;
+  TF_RETURN_IF_ERROR(context->GetAttr("side", &side));
+  ShapeHandle images, upstream;
+  TF_RETURN_IF_ERROR(FourDimensions(context, 0, &images));
+  TF_RETURN_IF_ERROR(FourDimensions(context, 1, &upstream));
+  context->set_output(
+      0, context->MakeShape(
+             {side, side, context->Dim(images, 3), context->Dim(upstream, 3)}));
+  return absl::OkStatus();
+}
+
+REGISTER_OP("HvdImagenetAmx")
+    .Input("images: float")
+    .Input("weights: float")
+    .Output("outputs: float")
+    .Attr("step: int")
+    .Attr("zeros: int")
+    .SetShapeFn(ShapeForwards)
+    .Doc(R"doc(
+Convolves images.
+
+images: [batch, height, width, channels].
+weights: [side, side, channels, filters].
+outputs: [batch, rows, columns, filters].
+step: from window to window, 1 or 2.
+zeros: rows and columns of zeros on each side of an image.
+)doc");
+
+REGISTER_OP("HvdImagenetAmxByImages")
+    .Input("upstream: float")
+    .Input("weights: float")
+    .Output("gradient: float")
+    .Attr("step: int")
+    .Attr("zeros: int")
+    .Attr("height: int")
+    .Attr("width: int")
+    .SetShapeFn(ShapeByImages)
+    .Doc(R"doc(
+The gradient of HvdImagenetAmx by its images, of that height and width.
+
+upstream: [batch, rows, columns, filters], the gradient by the outputs.
+weights: [side, side, channels, filters].
+gradient: [batch, height, width, channels].
+)doc");
+
+REGISTER_OP("HvdImagenetAmxByWeights")
+    .Input("images: float")
+    .Input("upstream: float")
+    .Output("gradient: float")
+    .Attr("step: int")
+    .Attr("zeros: int")
+    .Attr("side: int")
+    .SetShapeFn(ShapeByWeights)
+    .Doc(R"doc(
+The gradient of HvdImagenetAmx by its weights, of that side.
+
+images: [batch, height, width, channels].
+upstream: [batch, rows, columns, filters], the gradient by the outputs.
+gradient: [side, side, channels, filters].
+)doc");
+
+#define REGISTER(name, kernel) \
+  REGISTER_KERNEL_BUILDER(Name(name).Device(tensorflow::DEVICE_CPU), kernel);
+REGISTER("HvdImagenetAmx", Forwards)
+REGISTER("HvdImagenetAmxByImages", ByImages)
+REGISTER("HvdImagenetAmxByWeights", ByWeights)
+#undef REGISTER
+
+}  // namespace
+
+// Whether the system lets this process use AMX; asked by amx.py.
+extern "C" bool HvdImagenetPermitAmx() { return hvd_imagenet::amx::Permit(); }
