@@ -355,7 +355,9 @@ def test_a_compiler_without_amx_leaves_it_out(monkeypatch, tmp_path, capsys):
     assert "amx" not in made
     assert "winograd" in made
     if "amx" in build._LIBRARIES:
-        assert "does not know -mamx-tile" in capsys.readouterr().err
+        assert "one that knows -mamx-tile" in capsys.readouterr().err
+        with pytest.raises(loading.MissingKernelError, match="from 11 on"):
+            loading.operations("amx")
 
 
 def test_what_the_compiler_knows_is_asked():

@@ -67,11 +67,11 @@ class ModelConfig(Checked):
     convolution_kernel: str = site(
         "auto",
         "What convolutions are made by on CPUs. auto: in float32 by operations"
-        " that tools/setup has compiled, where they are there: those of 3x3 by"
-        " Winograd's minimal filtering and, where the processor has AMX, those"
-        " of 1x1 by it; in bfloat16 with AMX, gradients by weights as matrix"
-        " products. tensorflow: TensorFlow's own operations, with the same"
-        " results but for rounding and in more time.",
+        " that tools/setup has compiled, where they are there: by AMX where the"
+        " processor has it, else those of 3x3 by Winograd's minimal filtering;"
+        " in bfloat16 with AMX, gradients by weights as matrix products."
+        " tensorflow: TensorFlow's own operations, with the same results but"
+        " for rounding and in more time.",
         choices=("auto", "tensorflow"),
     )
     bn_statistics: str = recipe(

@@ -267,10 +267,16 @@ Half* Scratch(int64_t bytes) {
 template <typename T>
 absl::Status Allocate(OpKernelContext* context, int64_t size, T** memory,
                       Tensor* keeper) {
-  TF_RETURN_IF_ERROR(context->allocate_temp(tensorflow::DataTypeToEnum<T>::value,
-                                            TensorShape({size}), keeper));
+  TF_RETURN_IF_ERROR(
+      context->allocate_temp(tensorflow::DataTypeToEnum<T>::value,
+                             TensorShape({size}), keeper));
   *memory = keeper->flat<T>().data();
   return absl::OkStatus();
+}
+
+// In so many positions, at least one.
+int64_t SquaresOf(int64_t positions) {
+  return std::max((positions + kTogether - 1) / kTogether, int64_t{1});
 }
 
 int64_t LargestOffset(const std::vector<Tap>& taps) {
@@ -296,91 +302,41 @@ class Convolution {
       taps_ += target.taps.size();
       reach_ = std::max(reach_, LargestOffset(target.taps));
     }
+    // Of channels, as many at once as a sum may have.
+    const int64_t products = taps_ * steps_ * kDepth / targets_.size();
+    chunks_ =
+        std::min((products + kProductsOfSum - 1) / kProductsOfSum, steps_);
   }
 
   // Weights are [window, channels, filters], or turned [window, filters,
   // channels].
   absl::Status Run(OpKernelContext* context, const float* images,
-                   const float* weights, bool is_turned, float* made) {
+                   const float* weights, bool is_turned, float* made) const {
     Tensor keeper;
     Half* right;
     TF_RETURN_IF_ERROR(Allocate(
         context, taps_ * steps_ * kDepth * filters_ * kParts, &right, &keeper));
-    // Of channels, as many at once as a sum may have.
-    const int64_t taps_at_once = (taps_ + targets_.size() - 1) / targets_.size();
-    const int64_t products = taps_at_once * steps_ * kDepth;
-    chunks_ = std::min((products + kProductsOfSum - 1) / kProductsOfSum, steps_);
     Each(context, filters_ / kSide, kThreadsWorth, [&](int64_t columns) {
       SplitWeights(columns * kSide, weights, is_turned, right);
     });
-    if (right == nullptr) return absl::OkStatus();
 
-    const int64_t steps_of_chunk = (steps_ + chunks_ - 1) / chunks_;
-    const int64_t targets = targets_.size();
-    const int64_t filters_at_once =
-        std::min(filters_, std::max(kFiltersOfBlock / targets, kTogether));
-    const int64_t left_bytes =
-        sources_.size() * steps_of_chunk * kDepth * kParts * sizeof(Half);
-    const int64_t bytes =
-        left_bytes + targets * filters_at_once * sizeof(float);
-    const int64_t largest =
-        std::clamp((kBlockBytes - reach_ * left_bytes) / bytes / kTogether, 
-                   int64_t{1}, kPositionsOfBlock / kTogether);
-    // As many blocks for every thread.
-    const int64_t all =
-        (targets_[0].grid.positions() + kTogether - 1) / kTogether;
-    const int64_t threads = std::min(all, Threads(context));
-    const int64_t blocks =
-        std::min(all, RoundedUp((all + largest - 1) / largest, threads));
-    const int64_t most = (all + blocks - 1) / blocks * kTogether;
-    const int64_t bytes_of_made =
-        targets_[0].grid.batch * targets_[0].grid.height *
-        targets_[0].grid.width * filters_ * sizeof(float);
-    const bool past_caches = bytes_of_made > kCacheBytes;
+    const Parting parting = Part(Threads(context));
     std::atomic<int64_t> next = 0;
     std::atomic<bool> has_memory = true;
-    Each(context, threads, kThreadsWorth, [&](int64_t) {
-      // An odd number of lines, which else would compete for the same places of
-      // a cache.
-      const int64_t plane = ((most + reach_) | 1) * kDepth;
-      const int64_t of_source = steps_of_chunk * kParts * plane;
-      const int64_t of_squares = most * filters_at_once;
+    Each(context, parting.threads, kThreadsWorth, [&](int64_t) {
+      const int64_t of_all = sources_.size() * parting.of_source;
       Half* const left =
-          Scratch(sources_.size() * of_source * sizeof(Half) +
-                  targets * of_squares * sizeof(float));
+          Scratch(of_all * sizeof(Half) +
+                  targets_.size() * parting.of_target * sizeof(float));
       if (left == nullptr) {
         has_memory = false;
         return;
       }
-      float* const squares =
-          reinterpret_cast<float*>(left + sources_.size() * of_source);
+      float* const squares = reinterpret_cast<float*>(left + of_all);
       const Tiles tiles;
-      int64_t number;
-      while ((number = next++) < blocks) {
-        const int64_t first = all * number / blocks * kTogether;
-        const int64_t count = all * (number + 1) / blocks * kTogether - first;
-        for (int64_t f = 0; f < filters_; f += filters_at_once) {
-          const int64_t filters = std::min(filters_at_once, filters_ - f);
-          for (int64_t chunk = 0; chunk < chunks_; ++chunk) {
-            if (f == 0 || chunks_ > 1) {
-              for (size_t source = 0; source < sources_.size(); ++source) {
-                hvd_imagenet::amx::SplitLeft(
-                    sources_[source], first, count + reach_, images,
-                    ChannelsOf(chunk), plane, left + source * of_source);
-              }
-            }
-            for (int64_t target = 0; target < targets; ++target) {
-              MultiplyBlock(target, chunk, f, filters, count, most, left, plane,
-                            of_source, right, squares + target * of_squares);
-            }
-          }
-          for (int64_t target = 0; target < targets; ++target) {
-            hvd_imagenet::amx::CopyToImages(
-                targets_[target].grid, first, count,
-                squares + target * of_squares, most, {f, filters}, past_caches,
-                made);
-          }
-        }
+      int64_t block;
+      while ((block = next++) < parting.blocks) {
+        MakeBlock(block, parting, images, right, left, squares, made);
       }
     });
     if (has_memory) return absl::OkStatus();
@@ -388,6 +344,75 @@ class Convolution {
   }
 
  private:
+  // How positions are parted into blocks, of whole squares.
+  struct Parting {
+    int64_t threads, blocks;
+    // Squares of all positions; positions of the largest block.
+    int64_t squares, most;
+    // Filters that are summed at once.
+    int64_t filters;
+    // Numbers of a plane of parts, of all parts of a source, and of the sums of
+    // a target.
+    int64_t plane, of_source, of_target;
+  };
+
+  Parting Part(int64_t threads) const {
+    const int64_t targets = targets_.size();
+    const int64_t steps = (steps_ + chunks_ - 1) / chunks_;
+    const int64_t filters =
+        std::min(filters_, std::max(kFiltersOfBlock / targets, kTogether));
+    const int64_t bytes_of_left =
+        sources_.size() * steps * kDepth * kParts * sizeof(Half);
+    const int64_t bytes = bytes_of_left + targets * filters * sizeof(float);
+    // Not smaller than what is seen beside.
+    const int64_t largest =
+        std::max(SquaresOf(reach_),
+                 std::min((kBlockBytes - reach_ * bytes_of_left) / bytes,
+                          kPositionsOfBlock) /
+                     kTogether);
+    // As many blocks for every thread.
+    const int64_t squares = SquaresOf(targets_[0].grid.positions());
+    threads = std::min(squares, threads);
+    const int64_t blocks = std::min(
+        squares, RoundedUp((squares + largest - 1) / largest, threads));
+    const int64_t most = (squares + blocks - 1) / blocks * kTogether;
+    // An odd number of lines, which else would compete for the same places of a
+    // cache.
+    const int64_t plane = ((most + reach_) | 1) * kDepth;
+    return {threads, blocks, squares, most, filters, plane,
+            steps * kParts * plane, most * filters};
+  }
+
+  void MakeBlock(int64_t block, const Parting& parting, const float* images,
+                 const Half* right, Half* left, float* squares,
+                 float* made) const {
+    const int64_t first = parting.squares * block / parting.blocks * kTogether;
+    const int64_t count =
+        parting.squares * (block + 1) / parting.blocks * kTogether - first;
+    for (int64_t f = 0; f < filters_; f += parting.filters) {
+      const Channels filters = {f, std::min(parting.filters, filters_ - f)};
+      for (int64_t chunk = 0; chunk < chunks_; ++chunk) {
+        // Parts of all channels are there from the first filters on.
+        for (size_t i = 0; i < sources_.size() && (f == 0 || chunks_ > 1);
+             ++i) {
+          hvd_imagenet::amx::SplitLeft(
+              sources_[i], first, count + reach_, images, ChannelsOf(chunk),
+              parting.plane, left + i * parting.of_source);
+        }
+        for (size_t i = 0; i < targets_.size(); ++i) {
+          MultiplyBlock(i, chunk, filters, count, parting, right, left,
+                        squares + i * parting.of_target);
+        }
+      }
+      for (size_t i = 0; i < targets_.size(); ++i) {
+        const Grid& grid = targets_[i].grid;
+        hvd_imagenet::amx::CopyToImages(
+            grid, first, count, squares + i * parting.of_target, parting.most,
+            filters, grid.bytes() > kCacheBytes, made);
+      }
+    }
+  }
+
   int64_t FirstStep(int64_t chunk) const { return steps_ * chunk / chunks_; }
 
   int64_t Steps(int64_t chunk) const {
@@ -435,26 +460,27 @@ class Convolution {
     }
   }
 
-  void MultiplyBlock(int64_t target, int64_t chunk, int64_t first_filter,
-                     int64_t filters, int64_t count, int64_t rows,
-                     const Half* left, int64_t plane, int64_t of_source,
-                     const Half* right, float* squares) const {
+  // All squares of a block, for a target, of a chunk of the channels.
+  void MultiplyBlock(int64_t target, int64_t chunk, Channels filters,
+                     int64_t count, const Parting& parting, const Half* right,
+                     const Half* left, float* squares) const {
     const std::vector<Tap>& taps = targets_[target].taps;
-    const Strides of_left = {kParts * plane, plane, kSide * kDepth};
+    const Strides of_left = {kParts * parting.plane, parting.plane,
+                             kSide * kDepth};
     const Strides of_right = {kParts * 2 * kTile, 2 * kTile, kTile};
     std::vector<const Half*> places(taps.size());
-    for (int64_t f = 0; f < filters; f += kTogether) {
+    for (int64_t f = 0; f < filters.count; f += kTogether) {
       const Half* const of_filters =
-          right + PlaceOfWeights(target, first_filter + f, chunk, 0);
+          right + PlaceOfWeights(target, filters.first + f, chunk, 0);
       for (int64_t row = 0; row < count; row += kTogether) {
         for (size_t tap = 0; tap < taps.size(); ++tap) {
-          places[tap] = left + taps[tap].grid * of_source +
+          places[tap] = left + taps[tap].grid * parting.of_source +
                         (row + taps[tap].offset) * kDepth;
         }
         hvd_imagenet::amx::Multiply(
             taps.size(), Steps(chunk), places.data(), of_left, of_filters,
             of_right, chunk > 0, kTogether,
-            squares + f * rows + row * kTogether);
+            squares + f * parting.most + row * kTogether);
       }
     }
   }
@@ -483,13 +509,14 @@ class Correlation {
         group_(depth_),
         filter_group_(filters_) {
     while (BytesOfPosition() > kBytesOfPosition) {
-      int64_t& larger = BytesOfLeft() >= BytesOfRight() ? group_ : filter_group_;
+      int64_t& larger =
+          BytesOfLeft() >= BytesOfRight() ? group_ : filter_group_;
       if (larger % (2 * kTogether) != 0) break;
       larger /= 2;
     }
-    chunk_ = std::max(
-        (kBlockBytes - reach_ * BytesOfRight()) / BytesOfPosition() / kDepth,
-        int64_t{1}) * kDepth;
+    chunk_ = kDepth * std::max(SquaresOf(reach_),
+                               (kBlockBytes - reach_ * BytesOfRight()) /
+                                   BytesOfPosition() / kDepth);
   }
 
   absl::Status Run(OpKernelContext* context, const float* images,
@@ -508,27 +535,24 @@ class Correlation {
     std::atomic<int64_t> next = 0;
     std::atomic<bool> has_memory = true;
     Each(context, threads, kThreadsWorth, [&](int64_t) {
-      const int64_t left_size = sources_.size() * BytesOfLeft() * chunk_;
-      const int64_t plane = PlaneSize();
-      Half* const left = Scratch(
-          left_size + filter_group_ / kSide * kParts * (is_even_ ? 1 : 2) *
-                          plane * sizeof(Half));
+      const int64_t of_all = sources_.size() * OfSource();
+      Half* const left = Scratch((of_all + OfUpstream()) * sizeof(Half));
       if (left == nullptr) {
         has_memory = false;
         return;
       }
-      Half* const right = left + left_size / sizeof(Half);
+      Half* const right = left + of_all;
       const Tiles tiles;
       int64_t number;
       while ((number = next++) < items * sums) {
         const int64_t sum = number / items;
-        const Channels of_left = {
-            number % groups * group_,
-            std::min(group_, channels_ - number % groups * group_)};
-        const Channels of_right = {
-            number % items / groups * filter_group_, filter_group_};
-        float* const to = all_sums + sum * size +
-                          of_left.first * filters_ + of_right.first;
+        const int64_t channel = number % groups * group_;
+        const Channels of_left = {channel,
+                                  std::min(group_, channels_ - channel)};
+        const Channels of_right = {number % items / groups * filter_group_,
+                                   filter_group_};
+        float* const to =
+            all_sums + sum * size + channel * filters_ + of_right.first;
         const int64_t begin = chunks * sum / sums;
         const int64_t end = chunks * (sum + 1) / sums;
         for (int64_t at = begin; at < end; ++at) {
@@ -554,16 +578,21 @@ class Correlation {
   }
 
  private:
-  int64_t BytesOfLeft() const {
-    return group_ * kParts * sizeof(Half);
-  }
+  int64_t Pairings() const { return is_even_ ? 1 : 2; }
+  int64_t BytesOfLeft() const { return group_ * kParts * sizeof(Half); }
   int64_t BytesOfRight() const {
-    return filter_group_ * kParts * (is_even_ ? 1 : 2) * sizeof(Half);
+    return filter_group_ * kParts * Pairings() * sizeof(Half);
   }
   int64_t BytesOfPosition() const {
     return sources_.size() * BytesOfLeft() + BytesOfRight();
   }
-  int64_t PlaneSize() const { return ((chunk_ + reach_) / 2 + 1) * kDepth; }
+
+  // Numbers of the parts of a source; of a plane of the upstream's, of all
+  // planes of kSide filters, and of all.
+  int64_t OfSource() const { return group_ * kParts * chunk_; }
+  int64_t Plane() const { return ((chunk_ + reach_) / 2 + 1) * kDepth; }
+  int64_t OfColumns() const { return kParts * Pairings() * Plane(); }
+  int64_t OfUpstream() const { return filter_group_ / kSide * OfColumns(); }
 
   // Adds the products of positions of the images from `first` on.
   void AddChunk(int64_t first, bool is_added, const float* images,
@@ -574,34 +603,30 @@ class Correlation {
     const int64_t count =
         std::min(chunk_, RoundedUp(upstream_.positions() - first, kDepth));
     const int64_t steps = count / kDepth;
-    const int64_t of_source = BytesOfLeft() * chunk_ / sizeof(Half);
-    for (size_t source = 0; source < sources_.size(); ++source) {
+    for (size_t i = 0; i < sources_.size(); ++i) {
       for (int64_t step = 0; step < steps; ++step) {
         hvd_imagenet::amx::SplitStepOfLeft(
-            sources_[source], first + step * kDepth, images, of_left, steps,
-            left + source * of_source + step * kParts * kTile);
+            sources_[i], first + step * kDepth, images, of_left, steps,
+            left + i * OfSource() + step * kParts * kTile);
       }
     }
-    const int64_t plane = PlaneSize();
+    const int64_t plane = Plane();
     hvd_imagenet::amx::SplitPairs(upstream_, first - reach_, count + reach_,
                                   is_even_, upstream, of_right, plane, right);
-    const int64_t pairings = is_even_ ? 1 : 2;
     const Strides left_strides = {kParts * kTile, kTile,
                                   steps * kParts * kTile};
-    const Strides right_strides = {kTile, pairings * plane,
-                                   kParts * pairings * plane};
+    const Strides right_strides = {kTile, Pairings() * plane, OfColumns()};
     const int64_t channels = RoundedUp(of_left.count, kTogether);
     for (int64_t f = 0; f < of_right.count; f += kTogether) {
       for (int64_t c = 0; c < channels; c += kTogether) {
         for (const Tap& tap : taps_) {
           const int64_t pair = reach_ - tap.offset;
           const Half* const of_channels =
-              left + tap.grid * of_source +
-              c / kSide * steps * kParts * kTile;
+              left + tap.grid * OfSource() + c / kSide * left_strides.outer;
           hvd_imagenet::amx::Multiply(
               1, steps, &of_channels, left_strides,
-              right + f / kSide * kParts * pairings * plane +
-                  pair % 2 * plane + pair / 2 * kDepth,
+              right + f / kSide * OfColumns() + pair % 2 * plane +
+                  pair / 2 * kDepth,
               right_strides, is_added, filters_,
               to + (tap.weight * depth_ + c) * filters_ + f);
         }
@@ -650,8 +675,9 @@ class Forwards : public Amx {
     Tensor* made;
     OP_REQUIRES_OK(context, context->allocate_output(0, plan.made(), &made));
     if (made->NumElements() == 0) return;
-    Convolution convolution(plan.OfImages(), {{plan.OfMade(), plan.Taps()}},
-                            plan.channels(), plan.filters());
+    const Convolution convolution(plan.OfImages(),
+                                  {{plan.OfMade(), plan.Taps()}},
+                                  plan.channels(), plan.filters());
     OP_REQUIRES_OK(context,
                    convolution.Run(context, images.flat<float>().data(),
                                    weights.flat<float>().data(), false,
@@ -688,8 +714,8 @@ class ByImages : public Amx {
       Each(context, images.dim_size(0), kThreadsWorth,
            [&](int64_t image) { std::fill_n(to + image * size, size, 0.0f); });
     }
-    Convolution convolution({plan.OfUpstream()}, plan.ByImages(), plan.filters(),
-                            plan.channels());
+    const Convolution convolution({plan.OfUpstream()}, plan.ByImages(),
+                                  plan.filters(), plan.channels());
     OP_REQUIRES_OK(context,
                    convolution.Run(context, upstream.flat<float>().data(),
                                    weights.flat<float>().data(), true, to));

@@ -51,6 +51,9 @@ struct Grid {
   int64_t first_row, first_column;
 
   int64_t positions() const { return batch * rows * columns; }
+  int64_t bytes() const {
+    return batch * height * width * pixel * sizeof(float);
+  }
 };
 
 // Channels from `first` on, `count` of them. Those up to the next multiple of

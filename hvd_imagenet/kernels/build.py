@@ -144,6 +144,12 @@ def library(name: str) -> pathlib.Path:
     return _FOLDER / f"{name}-tf{_tensorflow()}-{key.hexdigest()[:12]}.so"
 
 
+def compiler(name: str) -> str:
+    """In words, the compiler that the library of `name`.cc takes."""
+    needs = " ".join(_LIBRARIES[name].needs)
+    return f"one that knows {needs}, as GCC does from 11 on" if needs else "any"
+
+
 def compile_library(name: str) -> None:
     """Makes `library(name)`.
 
@@ -219,8 +225,8 @@ def main() -> None:
                 continue
             if plan.needs and not _is_known(plan.needs):
                 sys.stderr.write(
-                    f"{name} is left out: the compiler does not know"
-                    f" {' '.join(plan.needs)}; GCC does from 11 on\n"
+                    f"{name} is left out; its compiler has to be"
+                    f" {compiler(name)}\n"
                 )
                 continue
             compile_library(name)

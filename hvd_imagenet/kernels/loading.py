@@ -28,7 +28,8 @@ def operations(name: str) -> Any:
     if not path.exists():
         raise MissingKernelError(
             f"{name} is not compiled for this TensorFlow; tools/setup does"
-            " that, or python -m hvd_imagenet.kernels.build"
+            " that, or python -m hvd_imagenet.kernels.build (the compiler:"
+            f" {build.compiler(name)})"
         )
     try:
         return tf.load_op_library(str(path))
