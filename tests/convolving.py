@@ -6,9 +6,12 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterable
 
+import keras
 import numpy as np
 import tensorflow as tf
 
+from hvd_imagenet import resnet
+from hvd_imagenet.config import ModelConfig
 from hvd_imagenet.convolutions import Convolution
 
 _THREADS = """
@@ -102,3 +105,34 @@ def assert_threads_make_no_difference(
     for name in found[0].files:
         for other in found[1:]:
             np.testing.assert_array_equal(found[0][name], other[name])
+
+
+def assert_networks_learn_the_same(batch: int, kind: str, count: int) -> None:
+    """By TensorFlow's convolutions, and with `count` operations of a kind."""
+    images = tf.random.stateless_normal([batch, 64, 64, 3], [0, 1])
+    gradients = []
+    for kernel in ("auto", "tensorflow"):
+        keras.utils.set_random_seed(0)
+        model = resnet.build_model(
+            ModelConfig(
+                model="resnet50",
+                num_classes=3,
+                image_size=64,
+                convolution_kernel=kernel,
+            )
+        )
+
+        @tf.function
+        def step(model=model):
+            with tf.GradientTape() as tape:
+                loss = tf.reduce_sum(model(images, training=True)[:, 0])
+            weights = [v.value for v in model.trainable_variables]
+            return tape.gradient(loss, weights)
+
+        graph = step.get_concrete_function().graph
+        kinds = [operation.type for operation in graph.get_operations()]
+        assert kinds.count(kind) == count * (kernel == "auto")
+        gradients.append(step())
+    for one, other in zip(*gradients, strict=True):
+        size = np.linalg.norm(other)
+        assert np.linalg.norm(one - other) < 1e-3 * size + 1e-6

@@ -2,14 +2,11 @@
 
 import ctypes
 
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
 import convolving
-from hvd_imagenet import resnet
-from hvd_imagenet.config import ModelConfig
 from hvd_imagenet.convolutions import Convolution
 from hvd_imagenet.kernels import amx, build, loading, processor, winograd
 
@@ -305,32 +302,6 @@ def test_gpus_have_their_own(monkeypatch):
 
 
 def test_a_network_learns_the_same_by_it(without_amx):
-    images = tf.random.stateless_normal([16, 64, 64, 3], [0, 1])
-    gradients = []
-    for kernel in ("auto", "tensorflow"):
-        keras.utils.set_random_seed(0)
-        model = resnet.build_model(
-            ModelConfig(
-                model="resnet50",
-                num_classes=3,
-                image_size=64,
-                convolution_kernel=kernel,
-            )
-        )
-
-        @tf.function
-        def step(model=model):
-            with tf.GradientTape() as tape:
-                loss = tf.reduce_sum(model(images, training=True)[:, 0])
-            weights = [v.value for v in model.trainable_variables]
-            return tape.gradient(loss, weights)
-
-        graph = step.get_concrete_function().graph
-        kinds = [operation.type for operation in graph.get_operations()]
-        # 3 blocks each of stages 1 and 2, forwards and by images; the others
-        # have images of one tile.
-        assert kinds.count("HvdImagenetWinograd") == 12 * (kernel == "auto")
-        gradients.append(step())
-    for one, other in zip(*gradients, strict=True):
-        size = np.linalg.norm(other)
-        assert np.linalg.norm(one - other) < 1e-3 * size + 1e-6
+    # 3 blocks each of stages 1 and 2, forwards and by images; the others have
+    # images of one tile.
+    convolving.assert_networks_learn_the_same(16, "HvdImagenetWinograd", 12)
