@@ -15,6 +15,8 @@ from collections.abc import Callable, Sequence
 import keras
 import tensorflow as tf
 
+from hvd_imagenet.kernels import half
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Format:
@@ -33,11 +35,17 @@ class Format:
 
     def pack(self, gradient: tf.Tensor) -> tf.Tensor:
         """What to send of a floating-point gradient, of the same shape."""
-        return tf.cast(gradient * (1.0 / self.predivision), self.dtype)
+        factor = 1.0 / self.predivision
+        if half.works_for(gradient.dtype, self.dtype):
+            return half.pack(gradient, factor)
+        return tf.cast(gradient * factor, self.dtype)
 
     def unpack(self, total: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
         """The mean gradient in `dtype`, from the sum of what was sent."""
-        return tf.cast(total, dtype) * (self.predivision / self.world_size)
+        factor = self.predivision / self.world_size
+        if half.works_for(dtype, total.dtype):
+            return half.unpack(total, factor)
+        return tf.cast(total, dtype) * factor
 
 
 def make_format(compression: str, world_size: int) -> Format | None:

@@ -75,6 +75,7 @@ _MODULES = {
     "kernels.processor": (0, ""),
     "kernels.winograd": (0.75, "tensorflow"),
     "kernels.amx": (0.75, "tensorflow"),
+    "kernels.half": (0.75, "tensorflow"),
     "kernels.random_crop": (1.75, "PIL tensorflow"),
     "randaugment": (1.5, "tensorflow"),
     "tf_errors": (1.5, "tensorflow"),

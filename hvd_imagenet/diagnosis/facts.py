@@ -14,7 +14,7 @@ from hvd_imagenet import convolutions, distributed
 from hvd_imagenet.cluster import host_facts
 from hvd_imagenet.config import Config
 from hvd_imagenet.diagnosis import versions
-from hvd_imagenet.kernels import batch_norm, random_crop, shared_mean
+from hvd_imagenet.kernels import batch_norm, half, random_crop, shared_mean
 from hvd_imagenet.kernels.loading import MissingKernelError
 
 _SHARED_MEMORY = "/dev/shm"
@@ -80,6 +80,7 @@ def missing_kernels() -> dict[str, str | None]:
         operations["batch normalization"] = batch_norm.load
         operations["convolutions"] = convolutions.load
         operations["exchange within a host"] = shared_mean.load
+        operations["half precision"] = half.load
     return {name: missing(load) for name, load in operations.items()}
 
 

@@ -107,10 +107,16 @@ _LIBRARIES = {
         ),
         parts=_blocks("winograd_blocks.cc", ("kGeneric", "kAvx2", "kAvx512")),
     ),
+    "half": _Library(
+        options=(),
+        headers=("half_blocks.h", "numbers.h", "processors.h", "threads.h"),
+        # Of wider vectors memory would make nothing.
+        parts=_blocks("half_blocks.cc", ("kGeneric", "kAvx2")),
+    ),
     "shared_mean": _Library(
         options=(),
         headers=("shared_mean_blocks.h", "numbers.h", "processors.h"),
-        # Of wider vectors memory would make nothing.
+        # As above.
         parts=_blocks("shared_mean_blocks.cc", ("kGeneric", "kAvx2")),
     ),
 }
