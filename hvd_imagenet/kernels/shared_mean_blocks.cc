@@ -5,10 +5,6 @@
 
 #include "shared_mean_blocks.h"
 
-#ifdef __F16C__
-#include <immintrin.h>
-#endif
-
 #include "numbers.h"
 
 namespace hvd_imagenet {
@@ -16,47 +12,6 @@ namespace {
 
 // Whose sums stay in the cache closest to the core.
 constexpr int64_t kAtOnce = 1024;
-
-template <typename Format>
-inline void StoreAll(int64_t count, const float* __restrict from,
-                     typename Format::Kept* __restrict to) {
-  for (int64_t i = 0; i < count; ++i) to[i] = Format::Store(from[i]);
-}
-
-template <typename Format>
-inline void LoadAll(int64_t count, const typename Format::Kept* __restrict from,
-                    float* __restrict to) {
-  for (int64_t i = 0; i < count; ++i) to[i] = Format::Load(from[i]);
-}
-
-#ifdef __F16C__
-// Instructions of their own, which the compiler does not find.
-
-template <>
-inline void StoreAll<Float16>(int64_t count, const float* __restrict from,
-                              uint16_t* __restrict to) {
-  int64_t i = 0;
-  for (; i + 8 <= count; i += 8) {
-    const __m128i kept =
-        _mm256_cvtps_ph(_mm256_loadu_ps(from + i), _MM_FROUND_TO_NEAREST_INT);
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(to + i), kept);
-  }
-  for (; i < count; ++i) to[i] = Float16::Store(from[i]);
-}
-
-template <>
-inline void LoadAll<Float16>(int64_t count, const uint16_t* __restrict from,
-                             float* __restrict to) {
-  int64_t i = 0;
-  for (; i + 8 <= count; i += 8) {
-    const __m128i kept =
-        _mm_loadu_si128(reinterpret_cast<const __m128i*>(from + i));
-    _mm256_storeu_ps(to + i, _mm256_cvtph_ps(kept));
-  }
-  for (; i < count; ++i) to[i] = Float16::Load(from[i]);
-}
-
-#endif
 
 template <typename Format>
 void Write(int64_t count, const float* from, char* shared) {
