@@ -1,14 +1,5 @@
-// Convolutions in float32 by AMX, and their gradients. See amx_blocks.h for the
-// products.
-//
-// Images become one sequence of positions: the places of a grid with a few more
-// rows and columns than what is made has, for the zeros around an image. Those
-// after a row are those before the next, and so it is with images. What a
-// weight of the window multiplies then lies as far from a position, whatever
-// position that is: a convolution is a sum of products of matrices, each of
-// which begins some rows further on. With steps of two there are four such
-// sequences, of even and odd rows and columns. What comes out for a position
-// that is no place of an image is thrown away.
+// Convolutions in float32 by AMX, and their gradients. See amx_plan.h for the
+// products that they are sums of, and amx_blocks.h for how those are made.
 //
 // How sums are grouped follows from the shapes alone: the same numbers from any
 // number of threads, and for an image from any batch.
@@ -20,12 +11,14 @@
 #include <cstdint>
 #include <cstdlib>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "tensorflow/core/framework/op.h"
 #include "tensorflow/core/framework/op_kernel.h"
 
 #include "amx_blocks.h"
+#include "amx_plan.h"
 #include "convolution.h"
 #include "threads.h"
 
@@ -42,7 +35,10 @@ using hvd_imagenet::amx::kParts;
 using hvd_imagenet::amx::kSide;
 using hvd_imagenet::amx::kTile;
 using hvd_imagenet::amx::kTogether;
+using hvd_imagenet::amx::Plan;
 using hvd_imagenet::amx::Strides;
+using hvd_imagenet::amx::Tap;
+using hvd_imagenet::amx::Target;
 using hvd_imagenet::amx::Tiles;
 using tensorflow::OpKernel;
 using tensorflow::OpKernelConstruction;
@@ -71,175 +67,6 @@ constexpr int64_t kSums = 16;
 int64_t RoundedUp(int64_t value, int64_t multiple) {
   return (value + multiple - 1) / multiple * multiple;
 }
-
-// --- What is convolved, and how. ---
-
-// Rows or columns of images.
-struct Axis {
-  // Of `size` places, padded by `zeros` on both sides, a window sees `window`
-  // each time, `step` apart: `made` times.
-  int64_t size, window, step, zeros;
-  int64_t made = (size + 2 * zeros - window) / step + 1;
-  // What a grid has beside.
-  int64_t beside = step == 1 ? zeros : (window - 1) / step;
-
-  int64_t of_grid() const { return made + beside; }
-  // Grids that begin at a place each; of a window without neighbours one.
-  int64_t grids() const { return std::min(step, window); }
-};
-
-// A weight of the window, by its number, times what is `offset` positions on in
-// one of the grids.
-struct Tap {
-  int64_t weight, grid, offset;
-};
-
-// What comes of a sum over taps.
-struct Target {
-  Grid grid;
-  std::vector<Tap> taps;
-};
-
-// A convolution of images, [batch, height, width, channels], with weights,
-// [rows, columns, channels, filters].
-//
-// Where the numbers of the window's columns lie one after the other in the
-// images and are few, as a stem's of three colours, they are taken for channels
-// of a window without columns.
-class Plan {
- public:
-  Plan(const TensorShape& images, const TensorShape& weights, int64_t step,
-       int64_t zeros)
-      : batch_(images.dim_size(0)),
-        pixel_(images.dim_size(3)),
-        channels_(pixel_),
-        filters_(weights.dim_size(3)),
-        down_{images.dim_size(1), weights.dim_size(0), step, zeros},
-        across_{images.dim_size(2), weights.dim_size(1), step, zeros} {
-    if (is_merged()) {
-      channels_ *= across_.window;
-      across_.window = 1;
-      across_.beside = 0;
-    }
-  }
-
-  // Whether there is a plan for this.
-  static absl::Status Check(const TensorShape& images,
-                            const TensorShape& weights, int64_t step,
-                            int64_t zeros) {
-    if (images.dims() != 4 || weights.dims() != 4) {
-      return InvalidArgument("images and weights must have rank 4, not ",
-                             images.DebugString(), " and ",
-                             weights.DebugString());
-    }
-    if (weights.dim_size(2) != images.dim_size(3)) {
-      return InvalidArgument("weights of ", weights.DebugString(),
-                             " do not fit images of ", images.DebugString());
-    }
-    const int64_t rows = weights.dim_size(0), columns = weights.dim_size(1);
-    if (step < 1 || step > 2 || rows % 2 == 0 || columns != rows ||
-        zeros < 0 || zeros >= rows ||
-        (step == 1 && rows != 2 * zeros + 1)) {
-      return InvalidArgument(
-          "a window of ", rows, " x ", columns, ", step ", step, ", with ",
-          zeros, " zeros around is not one of those that are made");
-    }
-    for (int i = 1; i <= 2; ++i) {
-      if (images.dim_size(i) + 2 * zeros < rows) {
-        return InvalidArgument("images of ", images.DebugString(),
-                               " are smaller than the window");
-      }
-    }
-    const int64_t channels = weights.dim_size(2);
-    const bool is_merged = zeros == 0 && channels * columns <= kDepth;
-    if (channels == 0 || (channels % kDepth != 0 && !is_merged)) {
-      return InvalidArgument("there must be a multiple of ", kDepth,
-                             " channels, not ", channels);
-    }
-    if (weights.dim_size(3) == 0 || weights.dim_size(3) % kTogether != 0) {
-      return InvalidArgument("there must be a multiple of ", kTogether,
-                             " filters, not ", weights.dim_size(3));
-    }
-    return absl::OkStatus();
-  }
-
-  TensorShape made() const {
-    return TensorShape({batch_, down_.made, across_.made, filters_});
-  }
-  // Numbers that a weight of the window is for, and those that come out.
-  int64_t channels() const { return channels_; }
-  int64_t filters() const { return filters_; }
-  bool is_merged() const { return pixel_ % kDepth != 0; }
-  // Whether some pixels are in no window.
-  bool skips_pixels() const { return down_.window < down_.step; }
-
-  // The grids of images that taps are of.
-  std::vector<Grid> OfImages() const {
-    std::vector<Grid> grids;
-    for (int64_t y = 0; y < down_.grids(); ++y) {
-      for (int64_t x = 0; x < across_.grids(); ++x) {
-        grids.push_back(GridOf(down_.size, across_.size, pixel_, down_.step,
-                               y - down_.zeros, x - across_.zeros));
-      }
-    }
-    return grids;
-  }
-
-  // That of what is made.
-  Grid OfMade() const {
-    return GridOf(down_.made, across_.made, filters_, 1, 0, 0);
-  }
-
-  std::vector<Tap> Taps() const {
-    std::vector<Tap> taps;
-    for (int64_t y = 0; y < down_.window; ++y) {
-      for (int64_t x = 0; x < across_.window; ++x) {
-        taps.push_back({y * across_.window + x,
-                        y % down_.step * across_.grids() + x % across_.step,
-                        y / down_.step * across_.of_grid() + x / across_.step});
-      }
-    }
-    return taps;
-  }
-
-  // Of the gradient by images: the grid of that by what is made, and what comes
-  // of it.
-  Grid OfUpstream() const {
-    return GridOf(down_.made, across_.made, filters_, 1, -down_.beside,
-                  -across_.beside);
-  }
-
-  std::vector<Target> ByImages() const {
-    std::vector<Target> targets;
-    const std::vector<Tap> taps = Taps();
-    const bool is_turned = down_.step == 1;
-    for (const Grid& grid : OfImages()) {
-      Target target = {grid, {}};
-      if (is_turned) target.grid.first_row = target.grid.first_column = 0;
-      // As far back as a tap goes forth, from the last one's place.
-      const int64_t last =
-          is_turned ? taps.back().offset
-                    : down_.beside * across_.of_grid() + across_.beside;
-      for (const Tap& tap : taps) {
-        if (tap.grid == static_cast<int64_t>(targets.size())) {
-          target.taps.push_back({tap.weight, 0, last - tap.offset});
-        }
-      }
-      targets.push_back(target);
-    }
-    return targets;
-  }
-
- private:
-  Grid GridOf(int64_t height, int64_t width, int64_t pixel, int64_t step,
-              int64_t first_row, int64_t first_column) const {
-    return {batch_,           height, width,     pixel,       down_.of_grid(),
-            across_.of_grid(), step,   first_row, first_column};
-  }
-
-  int64_t batch_, pixel_, channels_, filters_;
-  Axis down_, across_;
-};
 
 // --- Memory. ---
 
@@ -659,29 +486,52 @@ class Amx : public OpKernel {
     OP_REQUIRES_OK(construction, construction->GetAttr("zeros", &zeros_));
   }
 
+  void Compute(OpKernelContext* context) override {
+    for (int i = 0; i < 2; ++i) {
+      OP_REQUIRES(context, context->input(i).dims() == 4,
+                  InvalidArgument("inputs must have rank 4, not ",
+                                  context->input(i).shape().DebugString()));
+    }
+    const auto [images, weights] =
+        Shapes(context->input(0).shape(), context->input(1).shape());
+    OP_REQUIRES_OK(context, Plan::Check(images, weights, step_, zeros_));
+    OP_REQUIRES_OK(context,
+                   Make(context, Plan(images, weights, step_, zeros_)));
+  }
+
  protected:
+  // Of images and weights, from those of the inputs.
+  virtual std::pair<TensorShape, TensorShape> Shapes(
+      const TensorShape& first, const TensorShape& second) const = 0;
+  virtual absl::Status Make(OpKernelContext* context, const Plan& plan) = 0;
+
+ private:
   int64_t step_, zeros_;
 };
+
+const float* Input(OpKernelContext* context, int number) {
+  return context->input(number).flat<float>().data();
+}
 
 class Forwards : public Amx {
  public:
   using Amx::Amx;
 
-  void Compute(OpKernelContext* context) override {
-    const Tensor &images = context->input(0), &weights = context->input(1);
-    OP_REQUIRES_OK(context, Plan::Check(images.shape(), weights.shape(), step_,
-                                        zeros_));
-    const Plan plan(images.shape(), weights.shape(), step_, zeros_);
+ protected:
+  std::pair<TensorShape, TensorShape> Shapes(
+      const TensorShape& images, const TensorShape& weights) const override {
+    return {images, weights};
+  }
+
+  absl::Status Make(OpKernelContext* context, const Plan& plan) override {
     Tensor* made;
-    OP_REQUIRES_OK(context, context->allocate_output(0, plan.made(), &made));
-    if (made->NumElements() == 0) return;
+    TF_RETURN_IF_ERROR(context->allocate_output(0, plan.made(), &made));
+    if (made->NumElements() == 0) return absl::OkStatus();
     const Convolution convolution(plan.OfImages(),
                                   {{plan.OfMade(), plan.Taps()}},
                                   plan.channels(), plan.filters());
-    OP_REQUIRES_OK(context,
-                   convolution.Run(context, images.flat<float>().data(),
-                                   weights.flat<float>().data(), false,
-                                   made->flat<float>().data()));
+    return convolution.Run(context, Input(context, 0), Input(context, 1), false,
+                           made->flat<float>().data());
   }
 };
 
@@ -692,33 +542,33 @@ class ByImages : public Amx {
     OP_REQUIRES_OK(construction, construction->GetAttr("width", &width_));
   }
 
-  void Compute(OpKernelContext* context) override {
-    const Tensor &upstream = context->input(0), &weights = context->input(1);
-    OP_REQUIRES(context, upstream.dims() == 4 && weights.dims() == 4,
-                InvalidArgument("upstream and weights must have rank 4"));
-    const TensorShape images(
-        {upstream.dim_size(0), height_, width_, weights.dim_size(2)});
-    OP_REQUIRES_OK(context,
-                   Plan::Check(images, weights.shape(), step_, zeros_));
-    const Plan plan(images, weights.shape(), step_, zeros_);
-    OP_REQUIRES(context, !plan.is_merged(),
-                InvalidArgument("there is no gradient by images of ",
-                                weights.dim_size(2), " channels"));
-    OP_REQUIRES_OK(context, hvd_imagenet::CheckUpstream(upstream, plan.made()));
+ protected:
+  std::pair<TensorShape, TensorShape> Shapes(
+      const TensorShape& upstream, const TensorShape& weights) const override {
+    return {{upstream.dim_size(0), height_, width_, weights.dim_size(2)},
+            weights};
+  }
+
+  absl::Status Make(OpKernelContext* context, const Plan& plan) override {
+    if (plan.is_merged()) {
+      return InvalidArgument("there is no gradient by images of few channels");
+    }
+    TF_RETURN_IF_ERROR(
+        hvd_imagenet::CheckUpstream(context->input(0), plan.made()));
     Tensor* gradient;
-    OP_REQUIRES_OK(context, context->allocate_output(0, images, &gradient));
-    if (gradient->NumElements() == 0) return;
+    TF_RETURN_IF_ERROR(context->allocate_output(0, plan.images(), &gradient));
+    if (gradient->NumElements() == 0) return absl::OkStatus();
     float* const to = gradient->flat<float>().data();
     if (plan.skips_pixels()) {
-      const int64_t size = gradient->NumElements() / images.dim_size(0);
-      Each(context, images.dim_size(0), kThreadsWorth,
+      const int64_t images = gradient->dim_size(0);
+      const int64_t size = gradient->NumElements() / images;
+      Each(context, images, kThreadsWorth,
            [&](int64_t image) { std::fill_n(to + image * size, size, 0.0f); });
     }
     const Convolution convolution({plan.OfUpstream()}, plan.ByImages(),
                                   plan.filters(), plan.channels());
-    OP_REQUIRES_OK(context,
-                   convolution.Run(context, upstream.flat<float>().data(),
-                                   weights.flat<float>().data(), true, to));
+    return convolution.Run(context, Input(context, 0), Input(context, 1), true,
+                           to);
   }
 
  private:
@@ -731,26 +581,24 @@ class ByWeights : public Amx {
     OP_REQUIRES_OK(construction, construction->GetAttr("side", &side_));
   }
 
-  void Compute(OpKernelContext* context) override {
-    const Tensor &images = context->input(0), &upstream = context->input(1);
-    OP_REQUIRES(context, images.dims() == 4 && upstream.dims() == 4,
-                InvalidArgument("images and upstream must have rank 4"));
-    const TensorShape weights(
-        {side_, side_, images.dim_size(3), upstream.dim_size(3)});
-    OP_REQUIRES_OK(context,
-                   Plan::Check(images.shape(), weights, step_, zeros_));
-    const Plan plan(images.shape(), weights, step_, zeros_);
-    OP_REQUIRES_OK(context, hvd_imagenet::CheckUpstream(upstream, plan.made()));
+ protected:
+  std::pair<TensorShape, TensorShape> Shapes(
+      const TensorShape& images, const TensorShape& upstream) const override {
+    return {images,
+            {side_, side_, images.dim_size(3), upstream.dim_size(3)}};
+  }
+
+  absl::Status Make(OpKernelContext* context, const Plan& plan) override {
+    TF_RETURN_IF_ERROR(
+        hvd_imagenet::CheckUpstream(context->input(1), plan.made()));
     Tensor* gradient;
-    OP_REQUIRES_OK(context, context->allocate_output(0, weights, &gradient));
-    if (upstream.NumElements() == 0) {
+    TF_RETURN_IF_ERROR(context->allocate_output(0, plan.weights(), &gradient));
+    if (plan.made().num_elements() == 0) {
       gradient->flat<float>().setZero();
-      return;
+      return absl::OkStatus();
     }
-    OP_REQUIRES_OK(context,
-                   Correlation(plan).Run(context, images.flat<float>().data(),
-                                         upstream.flat<float>().data(),
-                                         gradient->flat<float>().data()));
+    return Correlation(plan).Run(context, Input(context, 0), Input(context, 1),
+                                 gradient->flat<float>().data());
   }
 
  private:
@@ -761,19 +609,13 @@ using tensorflow::shape_inference::DimensionHandle;
 using tensorflow::shape_inference::InferenceContext;
 using tensorflow::shape_inference::ShapeHandle;
 
-// [batch, height, width, channels] of input 0, with what is known of others.
-absl::Status FourDimensions(InferenceContext* context, int input,
-                            ShapeHandle* shape) {
-  return context->WithRank(context->input(input), 4, shape);
-}
-
 absl::Status ShapeForwards(InferenceContext* context) {
   int64_t step, zeros;
   TF_RETURN_IF_ERROR(context->GetAttr("step", &step));
   TF_RETURN_IF_ERROR(context->GetAttr("zeros", &zeros));
   ShapeHandle images, weights;
-  TF_RETURN_IF_ERROR(FourDimensions(context, 0, &images));
-  TF_RETURN_IF_ERROR(FourDimensions(context, 1, &weights));
+  TF_RETURN_IF_ERROR(context->WithRank(context->input(0), 4, &images));
+  TF_RETURN_IF_ERROR(context->WithRank(context->input(1), 4, &weights));
   DimensionHandle sides[2];
   for (int i = 0; i < 2; ++i) {
     const int64_t size = context->Value(context->Dim(images, i + 1));
@@ -795,8 +637,8 @@ absl::Status ShapeByImages(InferenceContext* context) {
   TF_RETURN_IF_ERROR(context->GetAttr("height", &height));
   TF_RETURN_IF_ERROR(context->GetAttr("width", &width));
   ShapeHandle upstream, weights;
-  TF_RETURN_IF_ERROR(FourDimensions(context, 0, &upstream));
-  TF_RETURN_IF_ERROR(FourDimensions(context, 1, &weights));
+  TF_RETURN_IF_ERROR(context->WithRank(context->input(0), 4, &upstream));
+  TF_RETURN_IF_ERROR(context->WithRank(context->input(1), 4, &weights));
   context->set_output(
       0, context->MakeShape({context->Dim(upstream, 0), height, width,
                              context->Dim(weights, 2)}));
@@ -806,13 +648,7 @@ absl::Status ShapeByImages(InferenceContext* context) {
 absl::Status ShapeByWeights(InferenceContext* context) {
   int64_t side;
   TF_RETURN_IF_ERROR(context->GetAttr("side", &side));
-  ShapeHandle images, upstream;
-  TF_RETURN_IF_ERROR(FourDimensions(context, 0, &images));
-  TF_RETURN_IF_ERROR(FourDimensions(context, 1, &upstream));
-  context->set_output(
-      0, context->MakeShape(
-             {side, side, context->Dim(images, 3), context->Dim(upstream, 3)}));
-  return absl::OkStatus();
+  return hvd_imagenet::ByWeightsShape(context, side);
 }
 
 REGISTER_OP("HvdImagenetAmx")

@@ -289,7 +289,8 @@ void SplitPairs(const Grid& grid, int64_t first, int64_t count, bool is_even,
 #define UPPER(number) _tile_loadd(4, from + number * of_left.part, 2 * kDepth);
 #define LOWER(number) \
   _tile_loadd(5, from + of_left.outer + number * of_left.part, 2 * kDepth);
-#define FIRST(number) _tile_loadd(6, right + number * of_right.part, 2 * kDepth);
+#define FIRST(number) \
+  _tile_loadd(6, right + number * of_right.part, 2 * kDepth);
 #define SECOND(number) \
   _tile_loadd(7, right + of_right.outer + number * of_right.part, 2 * kDepth);
 #define BY_UPPER           \

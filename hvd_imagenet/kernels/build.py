@@ -125,7 +125,7 @@ if _IS_X86:
     _LIBRARIES["amx"] = _Library(
         options=(),
         needs=_AMX,
-        headers=("amx_blocks.h", "convolution.h", "threads.h"),
+        headers=("amx_blocks.h", "amx_plan.h", "convolution.h", "threads.h"),
         parts=(
             _Part(
                 "amx_blocks.cc",
@@ -150,10 +150,10 @@ def library(name: str) -> pathlib.Path:
     return _FOLDER / f"{name}-tf{_tensorflow()}-{key.hexdigest()[:12]}.so"
 
 
-def compiler(name: str) -> str:
-    """In words, the compiler that the library of `name`.cc takes."""
+def wanted_compiler(name: str) -> str:
+    """In words, what compiler the library of `name`.cc takes."""
     needs = " ".join(_LIBRARIES[name].needs)
-    return f"one that knows {needs}, as GCC does from 11 on" if needs else "any"
+    return f"a compiler that knows {needs}, as GCC from 11 on" if needs else ""
 
 
 def compile_library(name: str) -> None:
@@ -231,8 +231,7 @@ def main() -> None:
                 continue
             if plan.needs and not _is_known(plan.needs):
                 sys.stderr.write(
-                    f"{name} is left out; its compiler has to be"
-                    f" {compiler(name)}\n"
+                    f"{name} is left out: it takes {wanted_compiler(name)}\n"
                 )
                 continue
             compile_library(name)

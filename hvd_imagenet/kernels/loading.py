@@ -26,10 +26,11 @@ def operations(name: str) -> Any:
     except RuntimeError as error:
         raise MissingKernelError(f"{error}") from None
     if not path.exists():
+        compiler = build.wanted_compiler(name)
         raise MissingKernelError(
             f"{name} is not compiled for this TensorFlow; tools/setup does"
-            " that, or python -m hvd_imagenet.kernels.build (the compiler:"
-            f" {build.compiler(name)})"
+            " that, or python -m hvd_imagenet.kernels.build"
+            + (f", with {compiler}" if compiler else "")
         )
     try:
         return tf.load_op_library(str(path))

@@ -37,7 +37,11 @@ using tensorflow::OpKernelConstruction;
 using tensorflow::OpKernelContext;
 using tensorflow::Tensor;
 using tensorflow::TensorShape;
+using tensorflow::errors::InvalidArgument;
+using tensorflow::shape_inference::InferenceContext;
+using tensorflow::shape_inference::ShapeHandle;
 
+constexpr int64_t kWeightsSide = 3;
 constexpr int64_t kTilesOfBlock = 64;
 // Numbers of a chunk at each point, of images and gradients together: of few
 // channels many tiles, as long as a cache holds them.
@@ -66,6 +70,52 @@ absl::Status Allocate(OpKernelContext* context, int64_t size, Tensor* tensor) {
 float* Data(Tensor& tensor) { return tensor.flat<float>().data(); }
 const float* Data(const Tensor& tensor) { return tensor.flat<float>().data(); }
 
+// --- Shapes. ---
+
+// Of channels that fit.
+absl::Status CheckImages(const Tensor& images, const char* name) {
+  if (images.dims() == 4 && images.dim_size(3) > 0 &&
+      images.dim_size(3) % kChannelsTogether == 0) {
+    return absl::OkStatus();
+  }
+  return InvalidArgument(name, " must be [batch, height, width, a multiple of ",
+                         kChannelsTogether, "], not ",
+                         images.shape().DebugString());
+}
+
+// The shape of what is made; or, `by_images`, where `images` are the gradient
+// by that, of the gradient by images.
+absl::Status CheckConvolution(const Tensor& images, const Tensor& weights,
+                              bool by_images, TensorShape* made) {
+  TF_RETURN_IF_ERROR(CheckImages(images, "images"));
+  const int from = by_images ? 3 : 2, to = 5 - from;
+  if (weights.dims() != 4 || weights.dim_size(0) != kWeightsSide ||
+      weights.dim_size(1) != kWeightsSide ||
+      weights.dim_size(from) != images.dim_size(3) ||
+      weights.dim_size(to) == 0 ||
+      weights.dim_size(to) % kChannelsTogether != 0) {
+    return InvalidArgument("weights of ", weights.shape().DebugString(),
+                           " do not fit images of ",
+                           images.shape().DebugString());
+  }
+  *made = images.shape();
+  made->set_dim(3, weights.dim_size(to));
+  return absl::OkStatus();
+}
+
+// The shape of the gradient by weights.
+absl::Status CheckByWeights(const Tensor& images, const Tensor& upstream,
+                            TensorShape* gradient) {
+  TF_RETURN_IF_ERROR(CheckImages(images, "images"));
+  TF_RETURN_IF_ERROR(CheckImages(upstream, "upstream"));
+  TensorShape expected = images.shape();
+  expected.set_dim(3, upstream.dim_size(3));
+  TF_RETURN_IF_ERROR(hvd_imagenet::CheckUpstream(upstream, expected));
+  *gradient = TensorShape({kWeightsSide, kWeightsSide, images.dim_size(3),
+                           upstream.dim_size(3)});
+  return absl::OkStatus();
+}
+
 // --- The operations. ---
 
 class Winograd : public OpKernel {
@@ -79,9 +129,8 @@ class Winograd : public OpKernel {
   void Compute(OpKernelContext* context) override {
     const Tensor &images = context->input(0), &weights = context->input(1);
     TensorShape made;
-    OP_REQUIRES_OK(context, hvd_imagenet::CheckConvolution(
-                                images, weights, 3, kChannelsTogether,
-                                by_images_, &made));
+    OP_REQUIRES_OK(context,
+                   CheckConvolution(images, weights, by_images_, &made));
     const int64_t channels = images.dim_size(3);
     const int64_t filters = made.dim_size(3);
     Tensor* outputs;
@@ -163,9 +212,7 @@ class WinogradByWeights : public OpKernel {
   void Compute(OpKernelContext* context) override {
     const Tensor &images = context->input(0), &upstream = context->input(1);
     TensorShape made;
-    OP_REQUIRES_OK(context,
-                   hvd_imagenet::CheckByWeights(images, upstream, 3,
-                                                kChannelsTogether, &made));
+    OP_REQUIRES_OK(context, CheckByWeights(images, upstream, &made));
     const int64_t channels = images.dim_size(3);
     const int64_t filters = upstream.dim_size(3);
     Tensor* gradient;
@@ -214,12 +261,25 @@ class WinogradByWeights : public OpKernel {
   const BlockFunctions& of_ = Functions();
 };
 
+// Of an operation with images, weights and the attribute by_images.
+absl::Status ConvolutionShape(InferenceContext* context) {
+  bool by_images;
+  TF_RETURN_IF_ERROR(context->GetAttr("by_images", &by_images));
+  ShapeHandle images, weights;
+  TF_RETURN_IF_ERROR(context->WithRank(context->input(0), 4, &images));
+  TF_RETURN_IF_ERROR(context->WithRank(context->input(1), 4, &weights));
+  TF_RETURN_IF_ERROR(context->ReplaceDim(
+      images, 3, context->Dim(weights, by_images ? 2 : 3), &images));
+  context->set_output(0, images);
+  return absl::OkStatus();
+}
+
 REGISTER_OP("HvdImagenetWinograd")
     .Input("images: float")
     .Input("weights: float")
     .Output("outputs: float")
     .Attr("by_images: bool")
-    .SetShapeFn(hvd_imagenet::ConvolutionShape)
+    .SetShapeFn(ConvolutionShape)
     .Doc(R"doc(
 Convolves images with weights of 3 x 3, step 1, padded to the same size.
 
@@ -233,7 +293,9 @@ REGISTER_OP("HvdImagenetWinogradByWeights")
     .Input("images: float")
     .Input("upstream: float")
     .Output("gradient: float")
-    .SetShapeFn(hvd_imagenet::ByWeightsShape<3>)
+    .SetShapeFn([](InferenceContext* context) {
+      return hvd_imagenet::ByWeightsShape(context, kWeightsSide);
+    })
     .Doc(R"doc(
 The gradient of HvdImagenetWinograd by its weights.
 
