@@ -72,30 +72,13 @@ class Convolution(keras.layers.Conv2D):
 
     def convolution_op(self, inputs, kernel):
         convolve = super().convolution_op
-        is_free = self.algorithm != "tensorflow" and isinstance(
-            inputs, tf.Tensor
-        )
-        if (
-            is_free
-            and self._is_for_amx(inputs)
-            and amx.works_for(inputs.dtype.name)
-        ):
-            zeros = self.zeros + (self._half() if self._is_same() else 0)
-            # Of few channels only images that are padded already.
-            if inputs.shape[3] % amx.CHANNELS_TOGETHER:
-                inputs, zeros = self._padded(inputs), 0
-            return amx.convolve(
-                inputs,
-                keras.ops.convert_to_tensor(kernel),
-                step=self.strides[0],
-                zeros=zeros,
-            )
+        if self.algorithm == "tensorflow" or not isinstance(inputs, tf.Tensor):
+            return convolve(self._padded(inputs), kernel)
+        dtype = inputs.dtype.name
+        if self._is_for_amx(inputs) and amx.works_for(dtype):
+            return self._by_amx(inputs, kernel)
         inputs = self._padded(inputs)
-        if not is_free:
-            return convolve(inputs, kernel)
-        if self._is_for_winograd(inputs) and winograd.works_for(
-            inputs.dtype.name
-        ):
+        if self._is_for_winograd(inputs) and winograd.works_for(dtype):
             return winograd.convolve(
                 inputs, keras.ops.convert_to_tensor(kernel)
             )
@@ -176,8 +159,19 @@ class Convolution(keras.layers.Conv2D):
             and math.prod(made[:3]) >= _PLACES_MIN
         )
 
-    def _half(self) -> int:
-        return self.kernel_size[0] // 2
+    def _by_amx(self, inputs, kernel):
+        zeros = self.zeros
+        if self._is_same():
+            zeros += self.kernel_size[0] // 2
+        # Of few channels only images that are padded already.
+        if inputs.shape[3] % amx.CHANNELS_TOGETHER:
+            inputs, zeros = self._padded(inputs), 0
+        return amx.convolve(
+            inputs,
+            keras.ops.convert_to_tensor(kernel),
+            step=self.strides[0],
+            zeros=zeros,
+        )
 
     def _is_same(self) -> bool:
         """Whether Keras pads images: of single places there is nothing to."""
