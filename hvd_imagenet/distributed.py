@@ -27,6 +27,7 @@ def start(
     *,
     compression: str = "none",
     transport: str = "auto",
+    xla: bool = False,
     timeline: bool = False,
     again: bool = False,
     environ: MutableMapping[str, str] = os.environ,
@@ -42,6 +43,8 @@ def start(
         transport: "auto", or "horovod" to exchange the gradients of a step by
             Horovod also between processes that could share memory: all on one
             host, without GPUs, not elastic.
+        xla: whether XLA is to compile clusters of operations, within the
+            limits that `clusters` has set before.
         timeline: whether `Processes.timeline` will be used, which shows what
             Horovod does; it then does all.
         again: whether to leave those who were joined before, and join those
@@ -70,6 +73,10 @@ def start(
         )
     if not again:
         _choose_devices(gpus, processes.world)
+        if xla:
+            # Of the functions that this thread calls: those of an input
+            # pipeline, whose images have any size, are not looked at.
+            tf.config.optimizer.set_jit("autoclustering")
     if (
         transport == "auto"
         and 1 < processes.world.size == processes.world.local_size

@@ -50,7 +50,9 @@ class ElasticJob:
                 " processes that begin it; --elastic needs --shuffle=global."
             )
         self._config = config
-        self._membership = Membership(config.optimization.compression)
+        self._membership = Membership(
+            config.optimization.compression, xla=config.model.xla
+        )
         self._commit = Commit()
         self._trainer: Trainer | None = None
         self._run_log = NullRunLog()

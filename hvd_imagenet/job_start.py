@@ -83,6 +83,7 @@ def join(config: Config) -> Processes:
     return distributed.start(
         compression=config.optimization.compression,
         transport=config.optimization.transport,
+        xla=config.model.xla,
     )
 
 

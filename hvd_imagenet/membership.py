@@ -25,13 +25,18 @@ class Membership:
     """Joins the processes of an elastic horovodrun, again and again."""
 
     def __init__(
-        self, compression: str, environ: MutableMapping[str, str] = os.environ
+        self,
+        compression: str,
+        environ: MutableMapping[str, str] = os.environ,
+        *,
+        xla: bool = False,
     ):
         """Does not join yet.
 
         Args:
             compression: see `distributed.start`.
             environ: environment variables.
+            xla: see `distributed.start`.
 
         Raises:
             ValueError: no elastic horovodrun started this process.
@@ -48,6 +53,7 @@ class Membership:
                 " --elastic; leave it out, or --cycle-time-ms of horovodrun."
             )
         self._compression = compression
+        self._xla = xla
         self._environ = environ
         self._has_joined = False
         self._hosts_changed = threading.Event()
@@ -75,6 +81,7 @@ class Membership:
         with lost_ranks(), _brief_abort():
             processes = distributed.start(
                 compression=self._compression,
+                xla=self._xla,
                 again=self._has_joined,
                 environ=self._environ,
             )

@@ -9,7 +9,7 @@ from typing import Any
 from absl import app
 from absl import flags as absl_flags
 
-from hvd_imagenet import flags
+from hvd_imagenet import clusters, flags
 
 # As shells report a program that SIGINT ended.
 INTERRUPTED = 130
@@ -72,10 +72,13 @@ def run(main: Callable[..., int], *groups: type) -> None:
         options = (flags.parse_group(group, argv) for group in groups)
         return flags.parse(argv), *options
 
-    app.run(
-        lambda parsed: main(*parsed),
-        flags_parser=lambda argv: flags.parse_or_exit(argv, parse),
-    )
+    def begin(parsed: tuple[Any, ...]) -> int:
+        config, *_ = parsed
+        if config.model.xla:
+            clusters.set_limits(os.environ)
+        return main(*parsed)
+
+    app.run(begin, flags_parser=lambda argv: flags.parse_or_exit(argv, parse))
 
 
 def run_apart(

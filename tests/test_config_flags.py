@@ -352,6 +352,7 @@ _OTHER = {
     "batch_norm_epsilon": 1.5e-07,
     "batch_norm_kernel": "tensorflow",
     "convolution_kernel": "tensorflow",
+    "xla": True,
     "bn_statistics": "rank0",
     "precision": "bfloat16",
     "data_dir": "/data/ImageNet 2012/#1=a",

@@ -84,6 +84,7 @@ _MODULES = {
     "first_rank": (2, ""),
     "shared_memory": (1.75, "tensorflow"),
     "horovod_processes": (1.9, "keras numpy tensorflow"),
+    "clusters": (0, ""),
     "distributed": (2, "absl.logging horovod tensorflow"),
     "membership": (2.25, ""),
     "commits": (4, "keras numpy"),

@@ -117,6 +117,7 @@ def _job(processes):
         model="resnet18",
         image_size=32,
         precision="float32",
+        xla=False,
         compression="none",
         transport="shared memory",
         source="synthetic images",

@@ -74,6 +74,14 @@ class ModelConfig(Checked):
         " for rounding and in more time.",
         choices=("auto", "tensorflow"),
     )
+    xla: bool = site(
+        False,
+        "Let XLA compile clusters of TensorFlow's operations, small enough that"
+        " gradients are exchanged between them while the backward pass goes"
+        " on; with the same results but for rounding. For GPUs, where its"
+        " worth is not measured yet; on CPUs training is several times slower"
+        " with it. TF_XLA_FLAGS in the environment wins.",
+    )
     bn_statistics: str = recipe(
         "average",
         "Running statistics used to evaluate and kept in checkpoints: the"

@@ -23,6 +23,7 @@ class Job:
     model: str
     image_size: int
     precision: str
+    xla: bool
     compression: str
     transport: str
     source: str

@@ -48,6 +48,7 @@ def measure(options: BenchmarkOptions, config: Config) -> dict[str, Any] | None:
     processes = distributed.start(
         compression=config.optimization.compression,
         transport=config.optimization.transport,
+        xla=config.model.xla,
         timeline=options.timeline_file is not None,
     )
     processes, choice = wire_choice.settle(config, processes)
@@ -94,6 +95,7 @@ def measure(options: BenchmarkOptions, config: Config) -> dict[str, Any] | None:
         model=config.model.model,
         image_size=phase.image_size,
         precision=config.model.precision,
+        xla=config.model.xla,
         compression=choice.compression
         if choice
         else config.optimization.compression,
