@@ -79,8 +79,9 @@ class ModelConfig(Checked):
         "Let XLA compile clusters of TensorFlow's operations, small enough that"
         " gradients are exchanged between them while the backward pass goes"
         " on; with the same results but for rounding. For GPUs, where its"
-        " worth is not measured yet; on CPUs training is several times slower"
-        " with it. TF_XLA_FLAGS in the environment wins.",
+        " worth is not measured yet; on CPUs it gains nothing, and"
+        " TensorFlow's own operations take four times as long with it."
+        " TF_XLA_FLAGS in the environment wins.",
     )
     bn_statistics: str = recipe(
         "average",
