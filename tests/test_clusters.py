@@ -97,6 +97,7 @@ def test_clusters_train_the_same(runs, patterns, tmp_path):
         *_XLA,
         f"--data_dir={patterns}",
         f"--workdir={tmp_path}",
+        TF_CPP_MIN_LOG_LEVEL="0",
     )
     assert "Compiled cluster using XLA!" in finished.stderr
     without, within = (
