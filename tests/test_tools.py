@@ -7,6 +7,7 @@ import os
 import pathlib
 import shutil
 import subprocess
+import sys
 import zipfile
 
 import numpy as np
@@ -93,11 +94,11 @@ def test_the_quick_start_at_tiny_size(tmp_path):
     assert '"size": 2' in environment
 
 
-def _bare_machine(tmp_path, *commands):
-    """A PATH with nothing but these commands and a shell's own."""
+def _bare_machine(tmp_path):
+    """A PATH with nothing but a shell's own commands."""
     folder = tmp_path / "bin"
     folder.mkdir()
-    for command in ("bash", "dirname", "env", "mktemp", "rm", *commands):
+    for command in ("bash", "dirname", "env", "mktemp", "rm"):
         os.symlink(shutil.which(command), folder / command)
     return str(folder)
 
@@ -124,7 +125,9 @@ def test_setup_refuses_a_python_that_does_not_fit(tmp_path):
     reason="this Python has no venv, which setup asks for before",
 )
 def test_setup_says_that_there_is_no_compiler(tmp_path):
-    finished = _tool("setup", PATH=_bare_machine(tmp_path, "python3"))
+    # Not the python3 of the PATH, which may be a script of pyenv's.
+    bare = _bare_machine(tmp_path)
+    finished = _tool("setup", PATH=bare, PYTHON=sys.executable)
     assert finished.returncode == 1
     assert "no C++ compiler (g++) was found" in finished.stderr
     assert "sudo apt-get install g++ make" in finished.stderr
