@@ -60,15 +60,16 @@ def _sources(folder, flags):
             node.name: node.attr["_XlaCluster"].s.decode()
             for node in graph.node
         }
-        sources = Counter(
-            cluster[node.input[0].partition(":")[0]]
-            for node in graph.node
-            if node.op == "HorovodAllreduce"
-        )
-        if sources:
-            found.append(sources)
+        exchanges = [n for n in graph.node if n.op == "HorovodAllreduce"]
+        if exchanges:
+            assert not any(cluster[node.name] for node in exchanges)
+            found.append(
+                Counter(
+                    cluster[node.input[0].partition(":")[0]]
+                    for node in exchanges
+                )
+            )
     (sources,) = found  # The step of the training.
-    # Horovod's operation is no part of any, and gets nothing from outside.
     assert "" not in sources
     # 62 gradients of ResNet-18, and the signals of the ranks.
     assert sources.total() == 63
